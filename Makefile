@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+# Another package index for torch: the CPU wheels are a fraction of the CUDA ones.
+TORCH_INDEX ?=
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@echo "  Variables: ARGS=\"key=value …\" (Hydra overrides), PYTHON=python3, TORCH_INDEX=url"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $(READY)
+
+setup: $(READY) ## Make .venv from pyproject.toml and constraints.txt
+
+train: $(READY) ## Train the embedded policy with A²TGPO (about ten minutes on two CPU cores)
+	$(BIN)/python src/train.py experiment=a2tgpo $(ARGS)
+
+eval: $(READY) ## Evaluate the shipped start, or ARGS="ckpt_path=…"
+	$(BIN)/python src/eval.py experiment=a2tgpo $(ARGS)
+
+test: $(READY) ## Run the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY) ## Run the slow tests too
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(READY) ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY) ## Measure rollouts, gain scoring and update against their floors
+	$(BIN)/python benchmarks/phases.py $(ARGS)
+
+pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
+	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
+
+.PHONY: help setup train eval test test-slow lint bench pretrain

@@ -1,0 +1,1 @@
+"""How the rewards of later turns reach earlier ones: one accumulator a file."""

@@ -1,0 +1,1 @@
+"""How much a token counts in the loss: one weighting a file."""

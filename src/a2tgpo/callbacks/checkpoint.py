@@ -1,0 +1,32 @@
+"""Checkpoints at the borders of rollout sets, where a run can be taken up again."""
+
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class BoundaryCheckpoint(ModelCheckpoint):
+    """`last.ckpt` before the first and after every rollout set, `best.ckpt` by validation (ties: the earlier).
+
+    In the middle of a rollout set nothing is saved: the policy has moved on, the set could not be made again.
+    """
+
+    def __init__(self, dirpath: str, monitor: str, mode: str) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            save_last=True,
+            save_on_train_epoch_end=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the start, unless the run was resumed from it."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.global_step == 0:
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")

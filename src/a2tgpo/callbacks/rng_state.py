@@ -1,0 +1,35 @@
+"""Random state in the checkpoint, so that a resumed run goes on as if it had never stopped."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback
+
+
+class RngState(Callback):
+    """Saves and restores the global generators of torch, python and numpy, as plain lists and tensors."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of all generators."""
+        version, internal, gauss = random.getstate()
+        name, keys, position, has_gauss, cached = np.random.get_state()
+        state = {
+            "torch": torch.get_rng_state(),
+            "python": [version, list(internal), gauss],
+            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put all generators back."""
+        torch.set_rng_state(state_dict["torch"])
+        version, internal, gauss = state_dict["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, *rest = state_dict["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        if "cuda" in state_dict and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state_dict["cuda"])

@@ -1,0 +1,68 @@
+"""summary.json: what came out of a run, as flat keys and numbers."""
+
+import json
+import time
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class Summary(Callback):
+    """Writes the summary after training, after testing, and when a run is interrupted.
+
+    Figures of earlier parts of a resumed run are taken over from the file.
+    """
+
+    def __init__(self, path: str, experiment: str, seed: int) -> None:
+        self.path = Path(path)
+        self.values: dict[str, float | str | int | bool] = {"experiment": experiment, "seed": seed}
+        self.began = time.perf_counter()
+        self.earlier_seconds: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up an earlier part of the run."""
+        if trainer.ckpt_path is not None and self.path.is_file():
+            earlier = json.loads(self.path.read_text())
+            self.earlier_seconds = {k: v for k, v in earlier.items() if k.startswith("seconds/")}
+            self.values = {k: v for k, v in earlier.items() if k.startswith("val/")} | self.values
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start, best and final validation figures."""
+        for name in ("em", "f1"):
+            value = float(trainer.callback_metrics[f"val/{name}"])
+            if trainer.state.fn == "validate":
+                self.values[f"val/{name}/start"] = value
+            else:
+                self.values[f"val/{name}/best"] = max(value, self.values.get(f"val/{name}/best", 0.0))
+                self.values[f"val/{name}/final"] = value
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember how far training came."""
+        self.values |= {
+            "iterations": trainer.current_epoch + 1,
+            "optimizer_steps": trainer.global_step,
+            "update/clip_fraction": pl_module.metrics["update/clip_fraction"],
+        }
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Figures of the test split."""
+        self.values |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        self.write(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what is known after training."""
+        self.write(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what is known, and why it ends here."""
+        self.values["interrupted"] = type(exception).__name__
+        self.write(trainer, pl_module)
+
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        seconds = {"total": time.perf_counter() - self.began, **pl_module.phases.seconds}
+        tokens = {f"tokens/{name}": count for name, count in pl_module.tokens.items()}
+        timings = {f"seconds/{k}": v + self.earlier_seconds.get(f"seconds/{k}", 0.0) for k, v in seconds.items()}
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.values | timings | tokens, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""How far a turn's ratio may move: one clipper a file."""

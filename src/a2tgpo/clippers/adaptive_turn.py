@@ -1,0 +1,35 @@
+"""Turns that taught much may move far, turns that taught little must stay."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from a2tgpo import functional
+
+
+@dataclass(frozen=True)
+class AdaptiveTurn:
+    """Clip range scaled per turn by its normalised gain: [1 − c·ε_low, 1 + c·ε_high] (eqs. 10–12)."""
+
+    beta: float = 0.3
+    """Strength: the scale c stays inside (1 − β, 1 + β)."""
+    eps_low: float = 0.003
+    """How far below 1 the ratio may go; inf leaves it open."""
+    eps_high: float = 0.004
+    """How far above 1 the ratio may go; inf leaves it open."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"model.clipper.beta={self.beta}: expected 0 <= beta < 1")
+        if not self.eps_low > 0:
+            raise ValueError(f"model.clipper.eps_low={self.eps_low}: expected eps_low > 0")
+        if not self.eps_high > 0:
+            raise ValueError(f"model.clipper.eps_high={self.eps_high}: expected eps_high > 0")
+
+    @torch.no_grad()
+    def __call__(self, normalized: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Distances (low, high) of the bounds from 1, per turn."""
+        scale = functional.clip_scale(normalized, self.beta)
+        return scale * self.eps_low, scale * self.eps_high

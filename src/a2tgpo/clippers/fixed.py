@@ -1,0 +1,28 @@
+"""Every turn may move equally far."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One clip range for all: [1 − ε_low, 1 + ε_high]."""
+
+    eps_low: float = 0.003
+    """How far below 1 the ratio may go; inf leaves it open."""
+    eps_high: float = 0.004
+    """How far above 1 the ratio may go; inf leaves it open."""
+
+    def __post_init__(self) -> None:
+        if not self.eps_low > 0:
+            raise ValueError(f"model.clipper.eps_low={self.eps_low}: expected eps_low > 0")
+        if not self.eps_high > 0:
+            raise ValueError(f"model.clipper.eps_high={self.eps_high}: expected eps_high > 0")
+
+    @torch.no_grad()
+    def __call__(self, normalized: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Distances (low, high) of the bounds from 1, per turn."""
+        return torch.full_like(normalized, self.eps_low), torch.full_like(normalized, self.eps_high)

@@ -1,0 +1,133 @@
+"""The data: fresh multi-turn rollouts each epoch, cut into mini-batches; greedy rollouts for evaluation."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from a2tgpo.batch import RolloutBatch
+from a2tgpo.interfaces import Engine, Environment, Learner, Tasks
+from a2tgpo.parallel import share, world
+from a2tgpo.rollout import Rollout
+from a2tgpo.trajectory import Split, Task, Trajectory
+
+TRAINING_NOISE, EVALUATION_NOISE = 0, 1
+"""First part of the key of the sampling noise, so that evaluation never repeats training's draws."""
+
+
+class RolloutDataModule(LightningDataModule):
+    """One epoch is one rollout set: `prompts_per_iteration` prompts × `group_size` trajectories.
+
+    The prompts of an iteration depend on (seed, iteration) alone; ranks share the prompts of each mini-batch.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        environment: Callable[[Task], Environment],
+        engine: Engine,
+        prompts_per_iteration: int,
+        mini_batch_prompts: int,
+        group_size: int,
+        max_prompt_tokens: int,
+        max_response_tokens: int,
+        max_action_tokens: int,
+        max_sessions: int,
+        seed: int,
+        val_tasks: int,
+        test_tasks: int,
+    ) -> None:
+        super().__init__()
+        if prompts_per_iteration % mini_batch_prompts:
+            raise ValueError(
+                f"data.module.mini_batch_prompts={mini_batch_prompts}: expected a divisor of "
+                f"data.module.prompts_per_iteration={prompts_per_iteration}"
+            )
+        self.rollout = Rollout(
+            engine, environment, max_prompt_tokens, max_response_tokens, max_action_tokens, max_sessions
+        )
+        self.tasks, self.seed = tasks, seed
+        self.prompts_per_iteration, self.mini_batch_prompts = prompts_per_iteration, mini_batch_prompts
+        self.group_size = group_size
+        self.steps_per_iteration = prompts_per_iteration // mini_batch_prompts
+        self._lap, self._order = -1, np.empty(0, dtype=int)
+        self.held_out = {Split.VALIDATION: val_tasks, Split.TEST: test_tasks}
+
+    def setup(self, stage: str) -> None:
+        """Refuse settings under which training would be wrong.
+
+        Raises ValueError where Lightning would train on stale rollouts, where ranks cannot share a mini-batch
+        evenly, or where a split has no tasks.
+        """
+        _, n_ranks = world()
+        if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:
+            raise ValueError(
+                f"trainer.reload_dataloaders_every_n_epochs={self.trainer.reload_dataloaders_every_n_epochs}: "
+                "expected 1, or every epoch after the first would train on the first epoch's rollouts"
+            )
+        if self.mini_batch_prompts % n_ranks:
+            raise ValueError(
+                f"data.module.mini_batch_prompts={self.mini_batch_prompts}: expected a multiple of the {n_ranks} ranks"
+            )
+        for split in (Split.TRAIN, Split.VALIDATION) if stage == "fit" else ():
+            if not len(self.tasks.split(split)):
+                raise ValueError(f"data.tasks: the {split} split is empty; expected at least one question")
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader:
+        """Roll out this epoch's prompts, have them scored, and serve the mini-batches."""
+        learner: Learner = self.trainer.lightning_module
+        iteration = self.trainer.current_epoch
+        prompts = share(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
+        with learner.phases("rollout"):
+            key = (self.seed, TRAINING_NOISE, iteration)
+            trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
+        return DataLoader(self.mini_batches(learner.prepare(trajectories)), batch_size=None)
+
+    def draw_tasks(self, iteration: int) -> list[Task]:
+        """The prompts of an iteration: the next ones of an endless walk over reshuffled training tasks."""
+        tasks = self.tasks.split(Split.TRAIN)
+        drawn = []
+        for position in range(iteration * self.prompts_per_iteration, (iteration + 1) * self.prompts_per_iteration):
+            lap, index = divmod(position, len(tasks))
+            drawn.append(tasks[self._shuffled(lap, len(tasks))[index]])
+        return drawn
+
+    def _shuffled(self, lap: int, count: int) -> np.ndarray:
+        if self._lap != lap:
+            self._lap, self._order = lap, np.random.default_rng([self.seed, lap]).permutation(count)
+        return self._order
+
+    def mini_batches(self, batch: RolloutBatch) -> list[RolloutBatch]:
+        """Consecutive mini-batches of this rank's rows; groups stay whole."""
+        size = len(batch) // self.steps_per_iteration
+        return [batch.rows(range(i * size, (i + 1) * size)) for i in range(self.steps_per_iteration)]
+
+    # ---- evaluation --------------------------------------------------------------------------------------------------
+
+    def val_dataloader(self) -> DataLoader:
+        """Greedy episodes of the validation tasks, played when they are asked for."""
+        return self.evaluation_loader(Split.VALIDATION)
+
+    def test_dataloader(self) -> DataLoader:
+        """Greedy episodes of the test tasks, played when they are asked for."""
+        return self.evaluation_loader(Split.TEST)
+
+    def evaluation_loader(self, split: Split) -> DataLoader:
+        """One batch: this rank's share of the first tasks of `split`, played greedily."""
+        rank, n_ranks = world()
+        tasks = self.tasks.split(split)
+        prompts = [(i, tasks[i]) for i in range(min(self.held_out[split], len(tasks)))][rank::n_ranks]
+        return DataLoader([prompts], batch_size=None, collate_fn=self.play_greedily)
+
+    def play_greedily(self, prompts: Sequence[tuple[int, Task]]) -> list[Trajectory]:
+        """One greedy episode a prompt."""
+        learner: Learner = self.trainer.lightning_module
+        with learner.phases("validation"):
+            return self.rollout.run(learner.policy, prompts, 1, (self.seed, EVALUATION_NOISE), greedy=True)
+
+    def transfer_batch_to_device(self, batch: RolloutBatch | list[Trajectory], *_: object) -> object:
+        """Leave batches where they are: the learner moves one micro-batch at a time."""
+        return batch

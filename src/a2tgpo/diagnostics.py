@@ -1,0 +1,114 @@
+"""What a user looks at: numbers about the rollouts, the credit they got and the steps they caused."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from a2tgpo.batch import RolloutBatch
+from a2tgpo.functional import k3_kl
+from a2tgpo.trajectory import StopReason, Trajectory
+
+
+def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means over trajectories: reward, the environment's own metrics, turns, tokens, and shares of stop reasons."""
+    n = len(trajectories)
+    totals: Counter[str] = Counter()
+    for trajectory in trajectories:
+        totals.update(trajectory.metrics)
+        totals["reward"] += trajectory.outcome
+        totals["turns"] += len(trajectory.turns)
+        totals["action_tokens"] += sum(len(turn.action_ids) for turn in trajectory.turns)
+        totals["tokens"] += len(trajectory.token_ids)
+        totals[f"stop/{trajectory.stop}"] += 1
+    names = dict.fromkeys([*totals, *(f"stop/{stop}" for stop in StopReason)])
+    return {name: totals[name] / n for name in names}
+
+
+def per_turn(name: str, values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, float]:
+    """Mean and standard deviation of `values` at each turn index, over the turns that count: the drift plot."""
+    metrics = {}
+    for t in range(values.shape[1]):
+        column = values[:, t][mask[:, t]]
+        if len(column):
+            metrics[f"{name}/turn_{t + 1}/mean"] = float(column.mean())
+            metrics[f"{name}/turn_{t + 1}/std"] = float(column.std(correction=0))
+    return metrics
+
+
+def credit_metrics(batch: RolloutBatch, turn_credit: Float[Tensor, "B T"]) -> dict[str, float]:
+    """How many turns had a gain, how many groups could tell turns apart, and how credit drifts over turns.
+
+    `turn_credit` is what the gains added to the advantage (α·D/√n).
+    """
+    metrics = {
+        "credit/gain_coverage": float(batch.gain_mask.sum() / batch.process_mask.sum().clamp(min=1)),
+        "credit/equal_outcome_prompts": _share_equal_outcomes(batch),
+        **_turn_group_shares(batch),
+    }
+    for name, values, mask in (
+        ("gain", batch.gain, batch.gain_mask),
+        ("normalized", batch.normalized, batch.gain_mask),
+        ("turn_credit", turn_credit, batch.gain_mask),
+        ("advantage", batch.advantage, batch.turn_mask),
+    ):
+        metrics |= per_turn(f"credit/{name}", values, mask)
+    return metrics
+
+
+def _share_equal_outcomes(batch: RolloutBatch) -> float:
+    groups = batch.group_ids.unique()
+    equal = [len(batch.outcome[batch.group_ids == group].unique()) == 1 for group in groups]
+    return sum(equal) / len(equal)
+
+
+def _turn_group_shares(batch: RolloutBatch) -> dict[str, float]:
+    """Share of (prompt, turn-index) groups with one member, and of larger ones in which no turn stood out."""
+    singletons = flat = total = 0
+    for group in batch.group_ids.unique():
+        rows = batch.group_ids == group
+        for t in range(batch.gain.shape[1]):
+            members = batch.normalized[rows, t][batch.gain_mask[rows, t]]
+            total += len(members) > 0
+            singletons += len(members) == 1
+            flat += len(members) > 1 and not members.any()
+    return {
+        "credit/singleton_turn_groups": singletons / max(total, 1),
+        "credit/no_spread_turn_groups": flat / max(total, 1),
+    }
+
+
+def policy_metrics(batch: RolloutBatch, entropy: Float[Tensor, "B L"], has_reference: bool) -> dict[str, float]:
+    """Entropy, KL to the reference, and how far the engine's log-probs are from the trainer's."""
+    mask = batch.turn_ids >= 0
+    gap = (batch.rollout_logprobs - batch.old_logprobs)[mask].abs()
+    metrics = {
+        "policy/entropy": float(entropy[mask].mean()),
+        "policy/rollout_gap_max": float(gap.max()),
+        "policy/rollout_gap_mean": float(gap.mean()),
+    }
+    if has_reference:
+        metrics["policy/kl_to_reference"] = float(k3_kl(batch.old_logprobs, batch.ref_logprobs)[mask].mean())
+    return metrics
+
+
+def update_counts(
+    batch: RolloutBatch, clipped: Bool[Tensor, "B L"], logprobs: Float[Tensor, "B L"]
+) -> tuple[Float[Tensor, "2 T"], float]:
+    """Clipped and all action tokens by turn index, and the largest |log π_θ − log π_old| of any action token."""
+    mask = batch.turn_ids >= 0
+    turns = batch.turn_ids[mask]
+    n_turns = batch.turn_mask.shape[1]
+    counts = torch.stack([turns[clipped[mask]].bincount(minlength=n_turns), turns.bincount(minlength=n_turns)])
+    return counts.cpu(), float((logprobs - batch.old_logprobs)[mask].abs().max())
+
+
+def clip_metrics(counts: Float[Tensor, "2 T"]) -> dict[str, float]:
+    """Share of action tokens whose gradient the bound zeroes: of all, and at each turn index."""
+    metrics = {"update/clip_fraction": float(counts[0].sum() / counts[1].sum())}
+    for t, (clipped, total) in enumerate(counts.T.tolist(), 1):
+        if total:
+            metrics[f"update/clip_fraction/turn_{t}"] = clipped / total
+    return metrics

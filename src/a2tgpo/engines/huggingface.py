@@ -1,0 +1,193 @@
+"""Sampling in process from a Hugging Face model whose cache lives as long as the episode."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from a2tgpo.engines.row_cache import LayerStates, RowCache
+from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
+from a2tgpo.interfaces import Completion, Sampling
+from a2tgpo.policies.policy import Policy
+
+KEEP_SHARE = 0.75
+"""Finished rows are dropped from the running batch once fewer than this share of its rows is unfinished."""
+
+
+@dataclass(eq=False)
+class Prompt:
+    """A prompt but for its last token, read once for all sessions of its group."""
+
+    ids: tuple[int, ...]
+    states: list[LayerStates] | None = None
+
+
+@dataclass(eq=False)
+class Session:
+    """One episode as the engine sees it: what is in its cache, and which tokens still have to be read."""
+
+    prompt: Prompt
+    pending: list[int]
+    states: list[LayerStates] | None = None
+
+    @property
+    def cached(self) -> int:
+        """Number of tokens in the cache."""
+        return self.states[0][0].shape[1]
+
+
+@dataclass
+class Row:
+    """A session while an action is being sampled for it."""
+
+    session: Session
+    sampling: Sampling
+    uniforms: np.ndarray
+    done: asyncio.Future
+    length: int = 0
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: str | None = None
+
+
+class HuggingFaceEngine:
+    """Samples for all open sessions in step: runs as soon as every one of them waits for an action.
+
+    Waiting for all makes the batches, and with them every rounding, a function of the seed alone. The history is
+    never read again: each turn only the tool result and the last sampled token are fed.
+    """
+
+    def __init__(self) -> None:
+        self._policy: Policy | None = None
+        self._open: dict[Session, None] = {}
+        self._waiting: dict[Session, Row] = {}
+        self._watchers: dict[tuple[str, ...], StopWatcher] = {}
+
+    def sync(self, policy: Policy) -> None:
+        """Sample from `policy`, whose weights are read in place; sessions of an interrupted rollout are dropped."""
+        if self._policy is None or policy.tokenizer is not self._policy.tokenizer:
+            self._watchers.clear()
+        self._policy = policy
+        self._open.clear()
+        self._waiting.clear()
+
+    async def open(self, prompt_ids: Sequence[int], n: int) -> list[Session]:
+        """`n` sessions that share one reading of `prompt_ids`."""
+        prompt = Prompt(tuple(prompt_ids[:-1]))
+        sessions = [Session(prompt, list(prompt_ids[-1:])) for _ in range(n)]
+        self._open.update(dict.fromkeys(sessions))
+        return sessions
+
+    async def extend(self, session: Session, new_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Read `new_ids`, then sample until a stop text, the end token or the token limit."""
+        session.pending += new_ids
+        done = asyncio.get_running_loop().create_future()
+        self._waiting[session] = Row(session, sampling, keyed_uniforms(sampling.key, sampling.max_tokens), done)
+        self._run_when_all_wait()
+        return await done
+
+    def close(self, session: Session) -> None:
+        """Forget the session; those that waited for it may go on."""
+        del self._open[session]
+        self._run_when_all_wait()
+
+    def _run_when_all_wait(self) -> None:
+        if self._waiting and len(self._waiting) == len(self._open):
+            rows = [self._waiting[session] for session in self._open]
+            self._waiting.clear()
+            self._run(rows)
+
+    @torch.inference_mode()
+    def _run(self, rows: list[Row]) -> None:
+        model = self._policy.model
+        was_training = model.training
+        model.eval()
+        self._read_prompts([row.session for row in rows])
+        self._sample(rows)
+        model.train(was_training)
+        for row in rows:
+            row.done.set_result(Completion(tuple(row.ids), tuple(row.logprobs), row.finish))
+
+    def _read_prompts(self, sessions: list[Session]) -> None:
+        new = [session for session in sessions if session.states is None]
+        prompts = list({id(s.prompt): s.prompt for s in new if s.prompt.states is None}.values())
+        if prompts:
+            width = max(1, *(len(prompt.ids) for prompt in prompts))
+            ids = torch.zeros(len(prompts), width, dtype=torch.long, device=self._policy.device)
+            for i, prompt in enumerate(prompts):
+                ids[i, : len(prompt.ids)] = torch.tensor(prompt.ids, dtype=torch.long)
+            cache = DynamicCache()
+            # right padding: causal attention keeps it out of sight, so no mask is needed
+            self._policy.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            for i, prompt in enumerate(prompts):
+                n = len(prompt.ids)
+                prompt.states = [(layer.keys[i, :, :n], layer.values[i, :, :n]) for layer in cache.layers]
+        for session in new:
+            session.states = session.prompt.states
+
+    def _sample(self, rows: list[Row]) -> None:
+        for row in rows:
+            row.length = row.session.cached + len(row.session.pending)
+        max_tokens = max(row.sampling.max_tokens for row in rows)
+        cache = RowCache([row.session.states for row in rows], max(row.length for row in rows) + max_tokens)
+        logits = self._forward(cache, rows, [row.session.pending for row in rows])
+        for step in range(max_tokens):
+            self._draw(cache, rows, logits, step)
+            unfinished = [i for i, row in enumerate(rows) if row.finish is None]
+            if not unfinished:
+                return
+            if len(unfinished) < KEEP_SHARE * len(rows):
+                cache.keep(torch.tensor(unfinished, device=logits.device))
+                rows = [rows[i] for i in unfinished]
+            for row in rows:
+                row.length += 1
+            logits = self._forward(cache, rows, [row.ids[-1:] for row in rows])
+
+    def _forward(self, cache: RowCache, rows: list[Row], new_ids: list[list[int]]) -> torch.Tensor:
+        """Logits [B, V] after the last of each row's new tokens, which end at the row's `length`. Padding is on the
+        left, so that the last token is the last column."""
+        device, width = self._policy.device, max(map(len, new_ids))
+        ids = torch.tensor([[0] * (width - len(new)) + new for new in new_ids], device=device)
+        counts = torch.tensor([len(new) for new in new_ids], device=device)
+        lengths = torch.tensor([row.length for row in rows], device=device)
+        columns = torch.arange(width, device=device)
+        positions = (lengths[:, None] - width + columns).clamp(min=0)
+        mask = cache.place(positions, real=columns >= width - counts[:, None])
+        out = self._policy.model(
+            ids,
+            attention_mask=self._policy.attention_mask(mask),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1]
+
+    def _draw(self, cache: RowCache, rows: list[Row], logits: torch.Tensor, step: int) -> None:
+        """Append one token to every unfinished row; a row that it finishes takes its states home."""
+        uniforms = [row.uniforms[step] if row.finish is None else 0.0 for row in rows]
+        ids, logprobs = draw(logits, torch.tensor(uniforms, device=logits.device), rows[0].sampling.greedy)
+        for i, (row, token, logprob) in enumerate(zip(rows, ids.tolist(), logprobs.tolist(), strict=True)):
+            if row.finish is None:
+                row.ids.append(token)
+                row.logprobs.append(logprob)
+                row.finish = self._finish(row)
+                if row.finish is not None:
+                    row.session.states = cache.row(i, row.length)
+                    row.session.pending = [token]
+
+    def _finish(self, row: Row) -> str | None:
+        """What ended the action, None while it goes on."""
+        if row.ids[-1] == self._policy.tokenizer.eos_token_id:
+            return "eos"
+        if self._watcher(tuple(row.sampling.stop_texts)).complete(row.ids):
+            return "stop"
+        return "length" if len(row.ids) == row.sampling.max_tokens else None
+
+    def _watcher(self, stop_texts: tuple[str, ...]) -> StopWatcher:
+        if stop_texts not in self._watchers:
+            self._watchers[stop_texts] = StopWatcher(self._policy.tokenizer, stop_texts)
+        return self._watchers[stop_texts]

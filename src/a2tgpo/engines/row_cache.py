@@ -1,0 +1,76 @@
+"""A key-value cache whose rows have lengths of their own and are written in place."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+LayerStates = tuple[Tensor, Tensor]
+"""Keys and values of one row in one layer, each [heads, length, head size]."""
+
+
+class RowLayer(CacheLayerMixin):
+    """One layer's keys and values, [rows, heads, capacity, head size]; each row is filled from its own position on."""
+
+    def __init__(self, rows: Sequence[LayerStates], capacity: int) -> None:
+        super().__init__()
+        heads, _, size = rows[0][0].shape
+        self.keys = rows[0][0].new_zeros(len(rows), heads, capacity, size)
+        self.values = torch.zeros_like(self.keys)
+        for row, (keys, values) in enumerate(rows):
+            self.keys[row, :, : keys.shape[1]] = keys
+            self.values[row, :, : values.shape[1]] = values
+        self.is_initialized = True
+        self.slots: Int[Tensor, "B Q"] | None = None
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Write the new tokens at `slots`; return all that is filled in any row."""
+        rows = torch.arange(len(self.keys), device=self.keys.device)[:, None]
+        self.keys[rows, :, self.slots] = key_states.transpose(1, 2)
+        self.values[rows, :, self.slots] = value_states.transpose(1, 2)
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def keep(self, rows: Int[Tensor, " n"]) -> None:
+        """Drop all rows but these."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise RuntimeError("a RowLayer is filled when it is made")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class RowCache(Cache):
+    """The cache of a batch of sessions. The last slot of every row is scratch space for padding."""
+
+    def __init__(self, rows: Sequence[Sequence[LayerStates]], capacity: int) -> None:
+        super().__init__(layers=[RowLayer([row[k] for row in rows], capacity + 1) for k in range(len(rows[0]))])
+        self._scratch = capacity
+
+    def place(self, positions: Int[Tensor, "B Q"], real: Bool[Tensor, "B Q"]) -> Bool[Tensor, "B 1 Q K"]:
+        """Say where the next tokens go; returns the mask that lets each see all up to itself in its own row."""
+        length = int(positions.max()) + 1
+        for layer in self.layers:
+            layer.slots = torch.where(real, positions, self._scratch)
+            layer.length = length
+        return torch.arange(length, device=positions.device) <= positions[:, None, :, None]
+
+    def keep(self, rows: Int[Tensor, " n"]) -> None:
+        """Drop all rows but these."""
+        for layer in self.layers:
+            layer.keep(rows)
+
+    def row(self, row: int, length: int) -> list[LayerStates]:
+        """The first `length` positions of one row, a pair of views a layer."""
+        return [(layer.keys[row, :, :length], layer.values[row, :, :length]) for layer in self.layers]

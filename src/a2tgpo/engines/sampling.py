@@ -1,0 +1,49 @@
+"""Drawing tokens with noise that depends on its key alone."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+def keyed_uniforms(key: tuple[int, ...], count: int) -> np.ndarray:
+    """`count` uniforms in [0, 1) that are a pure function of `key`."""
+    return np.random.default_rng(key).random(count)
+
+
+def draw(
+    logits: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"], greedy: bool
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """One token a row by inverting the CDF (or the most likely one), with its log-prob at temperature 1.
+
+    The CDF is summed in float64, so that a change of batch moves a draw only when the uniform falls within rounding
+    of a boundary.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    if greedy:
+        ids = logprobs.argmax(-1)
+    else:
+        cdf = logprobs.double().exp().cumsum(-1)
+        ids = (cdf < uniforms[:, None] * cdf[:, -1:]).sum(-1)
+    return ids, logprobs.gather(-1, ids[:, None])[:, 0]
+
+
+class StopWatcher:
+    """Says whether a sampled action is complete. Decodes only after a token that could be the end of a stop text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_texts: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._stop_texts = stop_texts
+        last_characters = {text[-1] for text in stop_texts}
+        pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+        self._may_end = {i for i, piece in enumerate(pieces) if last_characters.intersection(piece)}
+        self._tail = max(len(text) for text in stop_texts)
+
+    def complete(self, ids: list[int]) -> bool:
+        """Does the text of `ids` hold a stop text that its last token finished?"""
+        if ids[-1] not in self._may_end:
+            return False
+        text = self._tokenizer.decode(ids[-self._tail :])
+        before = self._tokenizer.decode(ids[-self._tail : -1])
+        return any(text.count(stop) > before.count(stop) for stop in self._stop_texts)

@@ -1,0 +1,171 @@
+"""The equations of A²TGPO (arXiv 2605.06200) as pure tensor functions.
+
+Axes: B trajectories, T turns, L tokens, A accepted answers; beliefs have T+1 states, state 0 is the query alone.
+A mask is True where an entry counts, results are 0 where it does not, and what lies under a False is never read.
+`turn_ids[b, l]` is k ≥ 0 for an action token of turn k and −1 for every other token.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# ---- Information gain (eqs. 2, 3) ------------------------------------------------------------------------------------
+
+
+def log_belief(
+    answer_logprob: Float[Tensor, "B S A"], alias_mask: Bool[Tensor, "B A"], aliases: str
+) -> Float[Tensor, "B S"]:
+    """Log-probability of the accepted answers in each state: log π(a | q, τ≤t) = (1/|a|) Σⱼ log π(aⱼ | q, τ≤t, a<ⱼ).
+
+    Eq. 2. `answer_logprob` holds that mean over the answer's tokens, in nats, for every alias. `aliases` joins them:
+    `first` keeps alias 0, `max` the likeliest, `mean` averages probabilities. Non-finite where no alias counts.
+    Raises ValueError for any other `aliases`.
+    """
+    scored = answer_logprob.masked_fill(~alias_mask[:, None, :], -torch.inf)
+    if aliases == "first":
+        return scored[..., 0]
+    if aliases == "max":
+        return scored.amax(-1)
+    if aliases == "mean":
+        return scored.logsumexp(-1) - alias_mask.sum(-1, keepdim=True).to(scored.dtype).log()
+    raise ValueError(f"aliases={aliases}: expected first, max or mean")
+
+
+def information_gain(belief: Float[Tensor, "B T+1"], gain_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """What a turn added to the belief: igₜ = π(a | q, τ≤t) − π(a | q, τ<t).
+
+    Eq. 3, a difference of probabilities; of log-probabilities (nats) when log-beliefs are given.
+    """
+    return torch.where(gain_mask, belief[:, 1:] - belief[:, :-1], 0.0)
+
+
+# ---- Credit (eqs. 6–9) -----------------------------------------------------------------------------------------------
+
+
+def turn_groups(group_ids: Int[Tensor, " B"], n_turns: int) -> Int[Tensor, "B T"]:
+    """Label of the turn group G(q, t): equal for the same turn index t of trajectories of the same prompt q."""
+    return group_ids[:, None] * n_turns + torch.arange(n_turns, device=group_ids.device)
+
+
+def _above_lowest(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, " N"], Int[Tensor, " N"], int]:
+    """The N counted rewards less the lowest of their group, each one's group number, and the number of groups.
+
+    Starting from the lowest makes a group of equal rewards exactly 0, which starting from their mean would not.
+    """
+    groups, index = torch.unique(labels[mask], return_inverse=True)
+    values = reward[mask]
+    lowest = values.new_zeros(len(groups)).scatter_reduce(0, index, values, "amin", include_self=False)
+    return values - lowest[index], index, len(groups)
+
+
+def _mean_in_group(values: Float[Tensor, " N"], index: Int[Tensor, " N"], n_groups: int) -> Float[Tensor, " N"]:
+    total = values.new_zeros(n_groups).index_add(0, index, values)
+    return (total / index.bincount(minlength=n_groups))[index]
+
+
+def centre(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Reward less the mean of its group: r − mean(r), in the reward's own unit. Rewards share a group by `labels`."""
+    above, index, n_groups = _above_lowest(reward, mask, labels)
+    return torch.zeros_like(reward).masked_scatter(mask, above - _mean_in_group(above, index, n_groups))
+
+
+def standardise(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"], resolution: float
+) -> Float[Tensor, "B T"]:
+    """Reward in standard deviations of its group: r̂ = (r − mean(r)) / std(r), population standard deviation.
+
+    Eqs. 6–9, for the gains (îg) and the outcome (R̂). Rewards share a group by `labels`. A group whose max − min is at
+    most `resolution`, a singleton included, is all 0; one above it is not bent by any epsilon.
+    """
+    above, index, n_groups = _above_lowest(reward, mask, labels)
+    spread = above.new_zeros(n_groups).scatter_reduce(0, index, above, "amax", include_self=False)[index]
+    scaled = above / spread  # in units of the spread, so that the squares of tiny gains do not underflow
+    deviation = scaled - _mean_in_group(scaled, index, n_groups)
+    std = _mean_in_group(deviation.square(), index, n_groups).sqrt()
+    return torch.zeros_like(reward).masked_scatter(mask, torch.where(spread > resolution, deviation / std, 0.0))
+
+
+def discounted_sum(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float) -> Float[Tensor, "B T"]:
+    """Rewards still to come: Dₜ = Σ_{k≥t} γ^{k−t} r̂ₖ over the counted turns k, 0 at turns that do not count.
+
+    Eqs. 6–9. The exponent is the distance in turns, so a hole adds no term but is a step away.
+    """
+    turn = torch.arange(reward.shape[1], device=reward.device)
+    distance = (turn - turn[:, None]).clamp(min=0).to(reward.dtype)
+    decay = (gamma**distance).triu()
+    total = (torch.where(mask, reward, 0.0)[:, None, :] * decay).sum(-1)  # no matmul: TF32 would round the credit
+    return torch.where(mask, total, 0.0)
+
+
+def sqrt_rescale(total: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Sum brought back to the scale of one term: Dₜ / √nₜ, nₜ = number of counted turns k ≥ t (eqs. 6–9)."""
+    n_terms = mask.flip(-1).cumsum(-1).flip(-1)
+    return torch.where(mask, total / n_terms.clamp(min=1).to(total.dtype).sqrt(), 0.0)
+
+
+# ---- Ratio, clipping, loss (eqs. 10–12) ------------------------------------------------------------------------------
+
+
+def clip_scale(normalized: Float[Tensor, "B T"], beta: float) -> Float[Tensor, "B T"]:
+    """Factor on the clip range: c = 1 + β(2σ(îg) − 1), in (1 − β, 1 + β), 1 where îg = 0 (eqs. 10–12)."""
+    return 1 + beta * (2 * normalized.sigmoid() - 1)
+
+
+def to_tokens(per_turn: Float[Tensor, "B T"], turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Each action token gets the value of its turn, every other token 0."""
+    return torch.where(turn_ids >= 0, per_turn.gather(1, turn_ids.clamp(min=0)), 0.0)
+
+
+def turn_mean(values: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Each action token gets the mean over its turn's tokens: (1/|yₜ|) Σ_{l∈yₜ} xₗ.
+
+    On log πθ − log π_old (nats) this is log sₜ(θ), eqs. 10–12.
+    """
+    mask, turn = turn_ids >= 0, turn_ids.clamp(min=0)
+    empty = values.new_zeros(len(values), int(turn.max()) + 1)
+    total = empty.scatter_add(1, turn, torch.where(mask, values, 0.0))
+    count = empty.scatter_add(1, turn, mask.to(values.dtype))
+    return to_tokens(total / count.clamp(min=1), turn_ids)
+
+
+def sequence_mean(values: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Each action token gets the mean over all action tokens of its row: (1/|y|) Σ_{l∈y} xₗ."""
+    mask = turn_ids >= 0
+    total = torch.where(mask, values, 0.0).sum(1, keepdim=True)
+    return torch.where(mask, total / mask.sum(1, keepdim=True).clamp(min=1), 0.0)
+
+
+def clipped_surrogate(
+    log_ratio: Float[Tensor, "B L"],
+    advantage: Float[Tensor, "B L"],
+    low: Float[Tensor, "B L"],
+    high: Float[Tensor, "B L"],
+) -> Float[Tensor, "B L"]:
+    """Loss of a token: −min(s·Â, clip(s, 1 − low, 1 + high)·Â), s = exp(log_ratio); inf opens a side (eqs. 10–12)."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def clipped(
+    log_ratio: Float[Tensor, "B L"],
+    advantage: Float[Tensor, "B L"],
+    low: Float[Tensor, "B L"],
+    high: Float[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """Tokens whose gradient the bound zeroes: s > 1 + high where Â > 0, s < 1 − low where Â < 0 (eqs. 10–12)."""
+    ratio = log_ratio.exp()
+    return ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - low))
+
+
+def k3_kl(logprobs: Float[Tensor, "B L"], ref_logprobs: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Estimate of KL(πθ ‖ π_ref) at a sampled token, never negative: eᵈ − 1 − d, d = log π_ref − log πθ (nats)."""
+    difference = ref_logprobs - logprobs
+    return difference.expm1() - difference
+
+
+def count_tokens(turn_ids: Int[Tensor, "B L"]) -> tuple[Int[Tensor, "B 1"], Int[Tensor, ""]]:
+    """Action tokens of each row, and rows that have any; both at least 1, so that they can divide."""
+    tokens = (turn_ids >= 0).sum(1, keepdim=True)
+    return tokens.clamp(min=1), (tokens > 0).sum().clamp(min=1)

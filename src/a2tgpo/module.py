@@ -1,0 +1,240 @@
+"""The learner: owns policy, reference and strategies; scores rollouts, gives credit, takes the clipped steps."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from a2tgpo import diagnostics
+from a2tgpo.batch import RolloutBatch, collate, pack
+from a2tgpo.beliefs import plan_beliefs
+from a2tgpo.functional import clipped, k3_kl, to_tokens
+from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
+from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, world
+from a2tgpo.phases import Phases
+from a2tgpo.policies.policy import Policy
+from a2tgpo.scoring import score, token_stats
+from a2tgpo.trajectory import Trajectory
+
+
+class A2TGPOModule(LightningModule):
+    """A²TGPO (arXiv 2605.06200) as a composition of strategies; it knows no algorithm by name.
+
+    Each epoch the data module hands over fresh trajectories (`prepare`), then mini-batches of the result
+    (`training_step`, one optimizer step each).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Callable[[Policy], Policy | None],
+        signal: Signal,
+        credit: Credit,
+        clipper: Clipper,
+        ratio: Ratio,
+        surrogate: Surrogate,
+        aggregation: Aggregation,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler],
+        answer_wrapper: Sequence[str],
+        micro_batch_tokens: int,
+        kl_coef: float,
+        max_grad_norm: float,
+        max_skipped_steps: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.policy = policy.model, policy
+        self.reference = reference(policy)  # not a submodule: rebuilt from the start weights, never saved
+        if kl_coef and self.reference is None:
+            raise ValueError(f"model.module.kl_coef={kl_coef}: expected 0 with model/reference=none")
+        self.signal, self.credit, self.clipper = signal, credit, clipper
+        self.ratio, self.surrogate, self.aggregation = ratio, surrogate, aggregation
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.answer_wrapper = tuple(answer_wrapper)
+        self.micro_batch_tokens, self.kl_coef = micro_batch_tokens, kl_coef
+        self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps
+        self.phases = Phases()
+        self.trajectories: Sequence[Trajectory] = ()
+        self.rollout_batch: RolloutBatch | None = None
+        self.metrics: dict[str, float] = {}
+        """Numbers of the current iteration: of the rollout set first, of its optimizer steps once they are done."""
+        self.tokens: Counter[str] = Counter()
+        """Token positions pushed through a model in scoring and update (`forwarded`), and those not padding."""
+        self.steps: list[dict[str, float]] = []
+        self.clip_counts: Tensor | None = None
+        self.skipped_in_a_row = 0
+        self.played: dict[str, MeanMetric] = {}
+
+    # ---- scoring and credit ------------------------------------------------------------------------------------------
+
+    def prepare(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
+        """Score this rank's trajectories and give credit over the whole rollout set; returns this rank's rows."""
+        with self.phases("scoring"):
+            batch, entropy = self.score(trajectories)
+            batch, turn_credit = self.give_credit(batch)
+        self.trajectories, self.rollout_batch = trajectories, batch
+        self.metrics = {
+            **{f"train/{name}": value for name, value in diagnostics.episode_metrics(trajectories).items()},
+            **diagnostics.credit_metrics(batch, turn_credit),
+            **diagnostics.policy_metrics(batch, entropy, self.reference is not None),
+        }
+        return batch
+
+    def score(self, trajectories: Sequence[Trajectory]) -> tuple[RolloutBatch, Tensor]:
+        """Old log-probs, beliefs and gains in one cached pass, reference log-probs in another; and the entropy."""
+        batch = collate(trajectories, self.policy.pad_id)
+        plan = plan_beliefs(trajectories, self.policy.tokenizer, self.answer_wrapper, self.signal.max_aliases)
+        stats, answers = score(self.policy, batch, plan.questions, self.micro_batch_tokens)
+        gain, belief, gain_mask = self.signal(*plan.spread(answers))
+        batch = replace(batch, old_logprobs=stats.logprobs, gain=gain, belief=belief, gain_mask=gain_mask)
+        if self.reference is not None:
+            reference, _ = score(self.reference, batch, [], self.micro_batch_tokens)
+            batch = replace(batch, ref_logprobs=reference.logprobs)
+        return batch, stats.entropy
+
+    def give_credit(self, batch: RolloutBatch) -> tuple[RolloutBatch, Tensor]:
+        """Advantages and clip bounds of every turn; and the part of the advantage that the gains added.
+
+        Strategies may look at all groups, so they see the gathered rollout set.
+        """
+        rank, n_ranks = world()
+        gain, belief = gather_rows(batch.gain, 0.0), gather_rows(batch.belief, 0.0)
+        gain_mask, turn_mask = gather_rows(batch.gain_mask, False), gather_rows(batch.turn_mask, False)
+        outcome, group_ids = gather_rows(batch.outcome, 0.0), gather_rows(batch.group_ids, 0)
+        state_ids = gather_rows(batch.state_ids * n_ranks + rank, 0)
+        context = (gain_mask, turn_mask, outcome, group_ids, state_ids)
+        normalized, advantage = self.credit(gain, belief, *context)
+        _, outcome_only = self.credit(torch.zeros_like(gain), belief, *context)
+        low, high = self.clipper(normalized)
+        own, turns = own_rows(len(batch)), batch.gain.shape[1]
+        batch = replace(
+            batch,
+            normalized=normalized[own, :turns],
+            advantage=advantage[own, :turns],
+            clip_low=low[own, :turns],
+            clip_high=high[own, :turns],
+        )
+        return batch, (advantage - outcome_only)[own, :turns]
+
+    # ---- update ------------------------------------------------------------------------------------------------------
+
+    def training_step(self, mini_batch: RolloutBatch, batch_idx: int) -> None:
+        """One optimizer step over a mini-batch, in micro-batches whose weighted losses add up to it exactly."""
+        with self.phases("update"):
+            mini_batch = self.weigh(mini_batch)
+            micro_batches = self.micro_batches(mini_batch)
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            total, max_log_ratio = 0.0, 0.0
+            for i, rows in enumerate(micro_batches):
+                with optimizer.toggle_model(sync_grad=i == len(micro_batches) - 1):
+                    loss, counts, log_ratio = self.loss(mini_batch.rows(rows).to(self.device))
+                    self.manual_backward(loss * self.trainer.world_size)  # DDP averages over ranks
+                total, max_log_ratio = total + loss.item(), max(max_log_ratio, log_ratio)
+                self.clip_counts = counts if self.clip_counts is None else self.clip_counts + counts
+            step = {"loss": total, "max_log_ratio": max_log_ratio, "lr": optimizer.param_groups[0]["lr"]}
+            self.steps.append(step | self.step(optimizer, total))
+        if self.trainer.is_last_batch:
+            self.finish_iteration()
+
+    def weigh(self, mini_batch: RolloutBatch) -> RolloutBatch:
+        """The share of each token in the loss of the global mini-batch."""
+        weight = self.aggregation(gather_rows(mini_batch.turn_ids, -1))
+        return replace(mini_batch, weight=weight[own_rows(len(mini_batch)), : mini_batch.turn_ids.shape[1]])
+
+    def micro_batches(self, mini_batch: RolloutBatch) -> list[list[int]]:
+        """Rows of each micro-batch, as many micro-batches on every rank."""
+        lengths = mini_batch.lengths.tolist()
+        needed = largest(len(pack(lengths, self.micro_batch_tokens)))
+        return pack(lengths, self.micro_batch_tokens, at_least=needed)
+
+    def loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, float]:
+        """Σ weight · (surrogate + kl_coef · k3-KL) over the action tokens (eqs. 10–12).
+
+        Also returns clipped and all action tokens by turn index [2, T], and the largest |log π_θ − log π_old|.
+        """
+        turn_ids = batch.turn_ids
+        logprobs = token_stats(self.policy, batch.input_ids, turn_ids).logprobs
+        log_ratio = self.ratio(logprobs, batch.old_logprobs, turn_ids)
+        advantage, low, high = (to_tokens(x, turn_ids) for x in (batch.advantage, batch.clip_low, batch.clip_high))
+        loss = (batch.weight * self.surrogate(log_ratio, logprobs, advantage, low, high)).sum()
+        if self.kl_coef:
+            loss = loss + self.kl_coef * (batch.weight * k3_kl(logprobs, batch.ref_logprobs)).sum()
+        bound = clipped(log_ratio.detach(), advantage, low, high)
+        return loss, *diagnostics.update_counts(batch, bound, logprobs.detach())
+
+    def step(self, optimizer: LightningOptimizer, loss: float) -> dict[str, float]:
+        """Clip the gradient and step; a loss or gradient that is not finite skips the step on every rank.
+
+        Raises FloatingPointError after `max_skipped_steps` skips in a row.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
+        if largest(not torch.isfinite(torch.tensor([norm, loss])).all()):
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= self.max_skipped_steps:
+                raise FloatingPointError(
+                    f"{self.skipped_in_a_row} optimizer steps in a row had a loss or gradient that is not finite "
+                    f"(model.module.max_skipped_steps={self.max_skipped_steps}); checkpoints/last.ckpt holds the "
+                    "policy before this rollout set"
+                )
+            return {"grad_norm": norm, "skipped": 1.0}
+        self.skipped_in_a_row = 0
+        optimizer.step()
+        self.lr_schedulers().step()
+        return {"grad_norm": norm, "skipped": 0.0}
+
+    def finish_iteration(self) -> None:
+        """Log what the rollout set and its steps looked like."""
+        metrics = self.metrics | diagnostics.clip_metrics(self.clip_counts)
+        for name in ("loss", "grad_norm", "lr"):
+            metrics[f"update/{name}"] = sum(step[name] for step in self.steps) / len(self.steps)
+        metrics["update/skipped_steps"] = sum(step["skipped"] for step in self.steps)
+        metrics = mean_over_ranks(metrics)
+        metrics["update/first_step_max_log_ratio"] = largest(self.steps[0]["max_log_ratio"])
+        metrics["update/max_log_ratio"] = largest(max(step["max_log_ratio"] for step in self.steps))
+        self.metrics, self.steps, self.clip_counts = metrics, [], None
+        self.log_dict(metrics)
+
+    def configure_optimizers(self) -> dict:
+        """Optimizer over the policy's trainable weights; the schedule counts optimizer steps."""
+        optimizer = self.make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        steps = self.trainer.max_epochs * self.trainer.datamodule.steps_per_iteration
+        scheduler = self.make_scheduler(optimizer=optimizer, num_training_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_fit_start(self) -> None:
+        """Bring the reference to the policy's device."""
+        if self.reference is not None:
+            self.reference.model.to(self.device)
+
+    # ---- evaluation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, trajectories: Sequence[Trajectory], batch_idx: int) -> None:
+        """Count greedy episodes of held-out tasks."""
+        self._count(trajectories)
+
+    def test_step(self, trajectories: Sequence[Trajectory], batch_idx: int) -> None:
+        """Count greedy episodes of test tasks."""
+        self._count(trajectories)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/*`."""
+        self._log_played("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/*`."""
+        self._log_played("test")
+
+    def _count(self, trajectories: Sequence[Trajectory]) -> None:
+        for name, value in diagnostics.episode_metrics(trajectories).items():
+            self.played.setdefault(name, MeanMetric().to(self.device)).update(value, weight=len(trajectories))
+
+    def _log_played(self, split: str) -> None:
+        self.log_dict({f"{split}/{name}": metric.compute() for name, metric in self.played.items()})
+        self.played.clear()

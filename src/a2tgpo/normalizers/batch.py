@@ -1,0 +1,29 @@
+"""A reward is compared with all rewards of the rollout set."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from a2tgpo import functional
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Standardised over all prompts and turns together."""
+
+    resolution: float = 1e-6
+    """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
+
+    def __post_init__(self) -> None:
+        if not self.resolution >= 0:
+            raise ValueError(f"model.normalizer.resolution={self.resolution}: expected resolution >= 0")
+
+    @torch.no_grad()
+    def __call__(
+        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B T"]:
+        """Reward in standard deviations of the whole batch; 0 where the mask is False."""
+        one_group = torch.zeros_like(mask, dtype=torch.long)
+        return functional.standardise(reward, mask, one_group, self.resolution)

@@ -1,0 +1,19 @@
+"""A reward stays what it is."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NoNormalization:
+    """No group: the raw reward."""
+
+    @torch.no_grad()
+    def __call__(
+        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B T"]:
+        """The reward; 0 where the mask is False."""
+        return torch.where(mask, reward, 0.0)

@@ -1,0 +1,29 @@
+"""A turn is compared with the same turn of the same prompt's other trajectories."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from a2tgpo import functional
+
+
+@dataclass(frozen=True)
+class TurnGroup:
+    """Standardised inside the turn group: gains at one turn index of one prompt (eqs. 6–9)."""
+
+    resolution: float = 1e-6
+    """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
+
+    def __post_init__(self) -> None:
+        if not self.resolution >= 0:
+            raise ValueError(f"model.normalizer.resolution={self.resolution}: expected resolution >= 0")
+
+    @torch.no_grad()
+    def __call__(
+        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B T"]:
+        """Reward in standard deviations of its turn group; 0 where the mask is False."""
+        labels = functional.turn_groups(group_ids, reward.shape[1])
+        return functional.standardise(reward, mask, labels, self.resolution)

@@ -1,0 +1,66 @@
+"""The few things ranks must agree on. In a single process everything here is the identity."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of ranks)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather_rows(tensor: Tensor, padding: int | float | bool) -> Tensor:
+    """Rows of all ranks in rank order; a second axis of unequal length is filled with `padding`."""
+    rank, n_ranks = world()
+    if n_ranks == 1:
+        return tensor
+    parts: list[Tensor] = [tensor] * n_ranks
+    dist.all_gather_object(parts, tensor.cpu())
+    if tensor.ndim == 1:
+        return torch.cat(parts)
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])
+
+
+def own_rows(count: int) -> slice:
+    """Where this rank's `count` rows stand among the gathered ones; every rank has as many."""
+    rank, _ = world()
+    return slice(rank * count, (rank + 1) * count)
+
+
+def largest(value: int | float) -> int | float:
+    """The largest `value` of any rank."""
+    _, n_ranks = world()
+    if n_ranks == 1:
+        return value
+    values: list[int | float] = [value] * n_ranks
+    dist.all_gather_object(values, value)
+    return max(values)
+
+
+def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
+    """Mean of each metric over the ranks that have it."""
+    _, n_ranks = world()
+    if n_ranks == 1:
+        return metrics
+    parts: list[dict[str, float]] = [metrics] * n_ranks
+    dist.all_gather_object(parts, metrics)
+    merged: dict[str, list[float]] = {}
+    for part in parts:
+        for name, value in part.items():
+            merged.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in merged.items()}
+
+
+def share(items: Sequence, block: int) -> list:
+    """This rank's part of each consecutive `block` of `items`: ranks split every block alike, groups stay whole."""
+    rank, n_ranks = world()
+    part = block // n_ranks
+    return [
+        item for start in range(0, len(items), block) for item in items[start + rank * part : start + (rank + 1) * part]
+    ]

@@ -1,0 +1,1 @@
+"""At which level the policies are compared: one importance ratio a file."""

@@ -1,0 +1,26 @@
+"""The short table at the end of a run."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_report(run_dir: Path) -> None:
+    """Start, best and final validation EM, test EM, where everything is, and what to try next."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    table = Table(title=f"{summary['experiment']}, seed {summary['seed']}")
+    columns = {"start": "val/em/start", "best": "val/em/best", "final": "val/em/final", "test (best)": "test/em"}
+    for name in columns:
+        table.add_column(f"{name} EM", justify="right")
+    table.add_row(*(f"{summary[key]:.3f}" if key in summary else "–" for key in columns.values()))
+    console = Console()
+    console.print(table)
+    console.print(f"run directory: {run_dir}", soft_wrap=True)
+    console.print(
+        "next: look at it            tensorboard --logdir logs\n"
+        "      another method        python src/train.py experiment=grpo\n"
+        "      swap one part         python src/train.py experiment=a2tgpo model/normalizer=prompt_group",
+        soft_wrap=True,
+    )

@@ -1,0 +1,117 @@
+"""The multi-turn loop: engine × environment → groups of trajectories. Token in, token out: what the policy sampled
+is what will be trained on; a tool result is encoded once, on its own, and appended."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from a2tgpo.interfaces import Engine, Environment, Sampling, StepResult
+from a2tgpo.policies.policy import Policy
+from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
+
+_STEP_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="environment")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Plays episodes.
+
+    `environment(task)` makes one episode; `max_response_tokens` bounds all actions and tool results of a trajectory
+    together, `max_action_tokens` one action; `max_sessions` bounds how many trajectories are under way at once.
+    """
+
+    engine: Engine
+    environment: Callable[[Task], Environment]
+    max_prompt_tokens: int
+    max_response_tokens: int
+    max_action_tokens: int
+    max_sessions: int
+
+    def run(
+        self, policy: Policy, prompts: Sequence[tuple[int, Task]], group_size: int, key: tuple[int, ...], greedy: bool
+    ) -> list[Trajectory]:
+        """Play `group_size` episodes for each (group index, task), in that order. `key` keys the sampling noise."""
+        return asyncio.run(self.play(policy, prompts, group_size, key, greedy))
+
+    async def play(
+        self, policy: Policy, prompts: Sequence[tuple[int, Task]], group_size: int, key: tuple[int, ...], greedy: bool
+    ) -> list[Trajectory]:
+        """As `run`, for callers that already are in an event loop, such as a notebook."""
+        self.engine.sync(policy)
+        at_once = max(1, self.max_sessions // group_size)
+        trajectories: list[Trajectory] = []
+        for start in range(0, len(prompts), at_once):
+            episodes = []
+            for group, task in prompts[start : start + at_once]:
+                prompt_ids = self._encode_prompt(policy, task)
+                for sample, session in enumerate(await self.engine.open(prompt_ids, group_size)):
+                    episode = Episode(self, policy, task, group, sample, prompt_ids, session, (*key, group, sample))
+                    episodes.append(episode.play(greedy))
+            trajectories += await asyncio.gather(*episodes)
+        return trajectories
+
+    def _encode_prompt(self, policy: Policy, task: Task) -> tuple[int, ...]:
+        ids = policy.tokenizer(self.environment(task).prompt()).input_ids
+        if len(ids) > self.max_prompt_tokens:
+            raise ValueError(
+                f"task {task.task_id}: its prompt has {len(ids)} tokens; "
+                f"expected at most data.rollout.max_prompt_tokens={self.max_prompt_tokens}"
+            )
+        return tuple(ids)
+
+
+@dataclass
+class Episode:
+    """One trajectory in the making."""
+
+    rollout: Rollout
+    policy: Policy
+    task: Task
+    group: int
+    sample: int
+    prompt_ids: tuple[int, ...]
+    session: object
+    key: tuple[int, ...]
+
+    async def play(self, greedy: bool) -> Trajectory:
+        """Act and observe until the environment or a token budget ends it."""
+        environment = self.rollout.environment(self.task)
+        turns: list[Turn] = []
+        left, new_ids, stop = self.rollout.max_response_tokens, (), None
+        while stop is None:
+            turn, stop = await self._turn(environment, new_ids, left, len(turns), greedy)
+            turns.append(turn)
+            new_ids = turn.observation_ids
+            left -= len(turn.action_ids) + len(turn.observation_ids)
+            if stop is None and left == 0:
+                stop = StopReason.MAX_TOKENS
+        self.rollout.engine.close(self.session)
+        outcome, metrics = environment.finish(stop)
+        return Trajectory(self.task, self.group, self.sample, self.prompt_ids, tuple(turns), outcome, stop, metrics)
+
+    async def _turn(
+        self, environment: Environment, new_ids: Sequence[int], left: int, index: int, greedy: bool
+    ) -> tuple[Turn, StopReason | None]:
+        max_tokens = min(self.rollout.max_action_tokens, left)
+        sampling = Sampling(max_tokens, environment.stop_texts, greedy, (*self.key, index))
+        action = await self.rollout.engine.extend(self.session, new_ids, sampling)
+        tokenizer = self.policy.tokenizer
+        text = tokenizer.decode(action.ids)
+        if action.finish == "length":
+            result = StepResult(stop=StopReason.MAX_TOKENS)
+        else:
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(_STEP_THREADS, environment.step, text)
+        observation_ids = (
+            tokenizer(result.observation, add_special_tokens=False).input_ids if result.observation else ()
+        )
+        turn = Turn(
+            action.ids,
+            action.logprobs,
+            tuple(observation_ids[: left - len(action.ids)]),
+            text,
+            result.observation,
+            result.useful,
+        )
+        return turn, result.stop

@@ -1,0 +1,1 @@
+"""What a turn is worth, before any normalisation: one signal a file."""

@@ -1,0 +1,1 @@
+"""What is optimised at a token: one surrogate a file."""

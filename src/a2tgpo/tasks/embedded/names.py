@@ -1,0 +1,29 @@
+"""Invented names, spelt in two pieces, of which no word is shared between splits."""
+
+from zlib import crc32
+
+import numpy as np
+
+from a2tgpo.trajectory import Split
+
+VOWELS = "aeiou"
+STARTS = tuple(c + v for c in ("B D F G H J K L M N P R S T V W Z Br Dr Kr Pl St Tr".split()) for v in VOWELS)
+ENDS = tuple(c + v for c in "b d f g k l m n p r s t v z".split() for v in VOWELS)
+_TEST_BUCKET, _VALIDATION_BUCKET, _BUCKETS = 0, 1, 10
+
+
+def split_of(word: str) -> Split:
+    """The one split that may use `word`: a tenth each for test and validation, the rest for training."""
+    bucket = crc32(word.encode()) % _BUCKETS
+    return {_TEST_BUCKET: Split.TEST, _VALIDATION_BUCKET: Split.VALIDATION}.get(bucket, Split.TRAIN)
+
+
+WORDS: dict[Split, tuple[str, ...]] = {
+    split: tuple(start + end for start in STARTS for end in ENDS if split_of(start + end) == split) for split in Split
+}
+
+
+def draw_words(rng: np.random.Generator, split: Split, count: int) -> list[str]:
+    """`count` different words of `split`."""
+    words = WORDS[split]
+    return [words[i] for i in rng.choice(len(words), size=count, replace=False)]

@@ -1,0 +1,68 @@
+"""The embedded question set: each question belongs to a small world made from its number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from a2tgpo.tasks.embedded.questions import QuestionMix, make_question
+from a2tgpo.tasks.embedded.world import World, WorldSize, make_world
+from a2tgpo.trajectory import Split, Task
+
+cached_world = lru_cache(maxsize=1024)(make_world)
+
+
+def world_of(corpus: str, size: WorldSize) -> World:
+    """The world that a task's `corpus` names."""
+    split, index = corpus.rsplit("-", 1)
+    return cached_world(Split(split), int(index), size)
+
+
+@dataclass(frozen=True)
+class WorldPassages:
+    """Maps the name of a corpus to the passages of its world."""
+
+    size: WorldSize
+
+    def __call__(self, corpus: str) -> list[str]:
+        return list(world_of(corpus, self.size).passages.values())
+
+
+@dataclass(frozen=True)
+class WorldQuestions(Sequence[Task]):
+    """The questions of one split, each made when it is asked for."""
+
+    split: Split
+    size: WorldSize
+    mix: QuestionMix
+    total: int
+    per_world: int
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: int) -> Task:
+        if not 0 <= index < self.total:
+            raise IndexError(index)
+        world = cached_world(self.split, index // self.per_world, self.size)
+        return make_question(world, index % self.per_world, self.mix)
+
+
+@dataclass(frozen=True)
+class EmbeddedTasks:
+    """Multi-hop questions over invented worlds; no entity of one split appears in another."""
+
+    size: WorldSize
+    mix: QuestionMix
+    questions_per_world: int
+    train_questions: int
+    val_questions: int
+    test_questions: int
+
+    def split(self, split: Split) -> WorldQuestions:
+        """The questions of `split`."""
+        counts = {
+            Split.TRAIN: self.train_questions,
+            Split.VALIDATION: self.val_questions,
+            Split.TEST: self.test_questions,
+        }
+        return WorldQuestions(split, self.size, self.mix, counts[split], self.questions_per_world)

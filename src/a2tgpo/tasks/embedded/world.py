@@ -1,0 +1,103 @@
+"""A small invented world: entities, the facts between them, and one passage a fact."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from a2tgpo.tasks.embedded.names import draw_words
+from a2tgpo.trajectory import Split
+
+FIRST_YEAR, LAST_YEAR = 1941, 1980
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A kind of fact. Every template names subject and object once and carries the relation's own word."""
+
+    name: str
+    subject: str
+    object: str
+    templates: tuple[str, ...]
+
+
+RELATIONS: dict[str, Relation] = {
+    relation.name: relation
+    for relation in (
+        Relation("director", "film", "person", ("The director of {s} is {o}.", "{s} was made by director {o}.")),
+        Relation("star", "film", "person", ("The star of {s} is {o}.", "{s} was made with star {o}.")),
+        Relation("studio", "film", "company", ("The studio of {s} is {o}.", "{s} was made at studio {o}.")),
+        Relation("year", "film", "number", ("The year of {s} is {o}.", "{s} was made in year {o}.")),
+        Relation("birthplace", "person", "city", ("The birthplace of {s} is {o}.", "{s} comes from birthplace {o}.")),
+        Relation("employer", "person", "company", ("The employer of {s} is {o}.", "{s} works for employer {o}.")),
+        Relation("mayor", "city", "person", ("The mayor of {s} is {o}.", "{s} is led by mayor {o}.")),
+        Relation("country", "city", "country", ("The country of {s} is {o}.", "{s} lies in country {o}.")),
+        Relation("founder", "company", "person", ("The founder of {s} is {o}.", "{s} was started by founder {o}.")),
+        Relation("seat", "company", "city", ("The seat of {s} is {o}.", "{s} has its seat in {o}.")),
+        Relation("capital", "country", "city", ("The capital of {s} is {o}.", "{s} is ruled from capital {o}.")),
+        Relation("president", "country", "person", ("The president of {s} is {o}.", "{s} is led by president {o}.")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class WorldSize:
+    """How many entities of each type a world holds. Fewer words for people means more namesakes."""
+
+    film: int = 6
+    person: int = 10
+    city: int = 5
+    company: int = 4
+    country: int = 3
+    person_words: int = 14
+
+
+@dataclass(frozen=True)
+class World:
+    """Entities by type, facts as {(subject, relation): object}, and the passage that states each fact."""
+
+    world_id: str
+    entities: dict[str, tuple[str, ...]]
+    facts: dict[tuple[str, str], str]
+    passages: dict[tuple[str, str], str]
+
+    def aliases(self, kind: str, name: str) -> tuple[str, ...]:
+        """Accepted ways to write an entity: its name, and a person's surname where nobody else bears it."""
+        surname = name.split()[-1]
+        if kind == "person" and sum(surname in person.split() for person in self.entities["person"]) == 1:
+            return (name, surname)
+        return (name,)
+
+
+def _people(rng: np.random.Generator, words: list[str], count: int) -> tuple[str, ...]:
+    """`count` different "First Last" names over few words, so that people share parts of their names."""
+    half = len(words) // 2
+    pairs = [f"{first} {last}" for first in words[:half] for last in words[half:]]
+    return tuple(pairs[i] for i in rng.choice(len(pairs), size=count, replace=False))
+
+
+def make_world(split: Split, index: int, size: WorldSize) -> World:
+    """World number `index` of `split`: a pure function of its arguments."""
+    rng = np.random.default_rng([list(Split).index(split), index])
+    counts = {"film": size.film, "city": size.city, "company": size.company, "country": size.country}
+    words = draw_words(rng, split, sum(counts.values()) + size.person_words)
+    entities: dict[str, tuple[str, ...]] = {"person": _people(rng, words[: size.person_words], size.person)}
+    start = size.person_words
+    for kind, count in counts.items():
+        entities[kind] = tuple(words[start : start + count])
+        start += count
+    facts: dict[tuple[str, str], str] = {}
+    passages: dict[tuple[str, str], str] = {}
+    for relation in RELATIONS.values():
+        for subject in entities[relation.subject]:
+            object_ = _object(rng, relation, subject, entities)
+            template = relation.templates[rng.integers(len(relation.templates))]
+            facts[subject, relation.name] = object_
+            passages[subject, relation.name] = template.format(s=subject, o=object_)
+    return World(f"{split}-{index}", entities, facts, passages)
+
+
+def _object(rng: np.random.Generator, relation: Relation, subject: str, entities: dict[str, tuple[str, ...]]) -> str:
+    if relation.object == "number":
+        return str(rng.integers(FIRST_YEAR, LAST_YEAR + 1))
+    candidates = [name for name in entities[relation.object] if name != subject]
+    return candidates[rng.integers(len(candidates))]

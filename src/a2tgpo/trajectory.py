@@ -1,0 +1,106 @@
+"""What is rolled out: tasks, turns and trajectories. Plain immutable data, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Split(StrEnum):
+    """Which part of a question set a task belongs to."""
+
+    TRAIN = "train"
+    VALIDATION = "val"
+    TEST = "test"
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    ANSWERED = "answered"
+    """A well-formed answer was given."""
+    MAX_TURNS = "max_turns"
+    """The policy asked for one more tool call than allowed."""
+    MAX_TOKENS = "max_tokens"
+    """An action was cut by a token limit, or a tool result used up what was left."""
+    INVALID_ACTION = "invalid_action"
+    """The action is neither one tool call nor one answer."""
+    TOOL_FAILURE = "tool_failure"
+    """The tool failed more often than the environment tolerates."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question with its accepted answers."""
+
+    task_id: str
+    question: str
+    answers: tuple[str, ...]
+    """Accepted answers; the first is the canonical one."""
+    corpus: str = ""
+    """Which collection of passages the retriever searches; empty where it has only one."""
+    searches: tuple[str, ...] = ()
+    """The searches that lead to the answer, where the task knows them."""
+    evidence: tuple[str, ...] = ()
+    """The passages those searches must find: the truth about which search was useful."""
+    kind: str = ""
+    """The kind of question, for reports."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One action as it was sampled, and the tool result that answered it. Only token deltas: nothing is re-tokenised."""
+
+    action_ids: tuple[int, ...]
+    action_logprobs: tuple[float, ...]
+    """Log-prob of each sampled token under the distribution it was sampled from."""
+    observation_ids: tuple[int, ...] = ()
+    action_text: str = ""
+    observation_text: str = ""
+    useful: bool | None = None
+    """Did the tool return evidence not seen before? None where nobody knows."""
+
+    @property
+    def is_process(self) -> bool:
+        """A process turn is an action that a tool result followed; only these have an information gain."""
+        return bool(self.observation_ids)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode: prompt, turns, how it ended and what it earned."""
+
+    task: Task
+    group: int
+    """Index of the prompt in its rollout set: trajectories of one prompt share it."""
+    sample: int
+    """Index inside the group, 0 … G−1."""
+    prompt_ids: tuple[int, ...]
+    turns: tuple[Turn, ...]
+    outcome: float
+    """The outcome reward."""
+    stop: StopReason
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt, then action and observation of every turn: exactly what the policy saw."""
+        return self.prompt_ids + tuple(i for turn in self.turns for i in (*turn.action_ids, *turn.observation_ids))
+
+    @property
+    def token_turns(self) -> tuple[int, ...]:
+        """For each of `token_ids` the index of the turn whose action it is, −1 for prompt and observation."""
+        ids = [-1] * len(self.prompt_ids)
+        for index, turn in enumerate(self.turns):
+            ids += [index] * len(turn.action_ids) + [-1] * len(turn.observation_ids)
+        return tuple(ids)
+
+    @property
+    def context_lengths(self) -> tuple[int, ...]:
+        """Tokens known at each belief state: after the prompt, then after each process turn's tool result."""
+        lengths = [len(self.prompt_ids)]
+        end = lengths[0]
+        for turn in self.turns:
+            end += len(turn.action_ids) + len(turn.observation_ids)
+            if turn.is_process:
+                lengths.append(end)
+        return tuple(lengths)

@@ -1,0 +1,306 @@
+"""What every strategy promises, whoever wrote it: each yaml of a group is a case.
+
+Padding is inert, permuting trajectories permutes the result, names of groups mean nothing, groups that cannot be
+compared give zeros, and only ratio and surrogate carry a gradient.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+MANDATORY = {"aggregation/token_sum_norm": {"max_length": 16}}
+NOT_PER_PROMPT = {"none", "batch"}
+B, T, L = 6, 4, 10
+ORDER = torch.tensor([3, 0, 5, 1, 4, 2])
+GROUPS = torch.tensor([7, 7, 2, 2, 7, 2])
+
+
+def each(*groups, without=()):
+    """Parametrise over the yamls of `groups`."""
+    names = [f"{g}/{path.stem}" for g in groups for path in sorted((CONFIGS / g).glob("*.yaml"))]
+    names = [name for name in names if name.split("/")[1] not in without]
+    assert {name.split("/")[0] for name in names} == set(groups)
+    return pytest.mark.parametrize("name", names)
+
+
+def load(name):
+    return instantiate(OmegaConf.merge(OmegaConf.load(CONFIGS / f"{name}.yaml"), MANDATORY.get(name, {})))
+
+
+def rand(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def hide(values, mask, filler=torch.nan):
+    """The same values with something else under every False."""
+    return torch.where(mask, values, filler)
+
+
+def wider(values, filler, columns=3):
+    return torch.nn.functional.pad(values, (0, columns), value=filler)
+
+
+def same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def turns():
+    """Rewards of turns, and which count: contiguous, one row with none, one hole."""
+    mask = torch.arange(T) < torch.tensor([4, 2, 3, 0, 1, 4])[:, None]
+    mask[5, 1] = False
+    return rand(B, T), mask
+
+
+@pytest.fixture
+def tokens():
+    """Log-probs, old log-probs and turn ids of rows with tool tokens, one row without action tokens."""
+    turn_ids = torch.tensor([[-1, 0, 0, -1, 1, 1, 1, -1, 2, -1]] * B)
+    turn_ids[1, 5:], turn_ids[3] = -1, -1
+    old = rand(B, L) - 3
+    return old + 0.01 * rand(B, L).flip(0), old, turn_ids
+
+
+# ---- normalizers and outcomes ----------------------------------------------------------------------------------------
+
+
+@each("normalizer", "outcome")
+def test_normalizer_does_not_see_padding(name, turns):
+    (reward, mask), normalizer = turns, load(name)
+    result = normalizer(reward, mask, GROUPS)
+    assert result.isfinite().all() and not result[~mask].any() and result[mask].any()
+    same(normalizer(hide(reward, mask), mask, GROUPS), result)
+    padded = normalizer(wider(reward, torch.nan), wider(mask, False), GROUPS)
+    same(padded, wider(result, 0.0))
+
+
+@each("normalizer", "outcome")
+def test_normalizer_follows_permutation_and_ignores_group_names(name, turns):
+    (reward, mask), normalizer = turns, load(name)
+    result = normalizer(reward, mask, GROUPS)
+    same(normalizer(reward[ORDER], mask[ORDER], GROUPS[ORDER]), result[ORDER])
+    same(normalizer(reward, mask, torch.where(GROUPS == 7, -1, 100)), result)
+
+
+@each("normalizer", "outcome")
+def test_normalizer_accepts_one_column(name):
+    outcome = torch.tensor([[1.0], [0.0], [0.0], [-1.0], [0.0], [1.0]], dtype=torch.float64)
+    result = load(name)(outcome, torch.ones_like(outcome, dtype=torch.bool), GROUPS)
+    assert result.shape == (B, 1) and result.isfinite().all() and result.any()
+
+
+@each("normalizer", "outcome", without=NOT_PER_PROMPT)
+def test_singletons_are_zero(name):
+    mask = torch.ones(B, 1, dtype=torch.bool)
+    assert torch.equal(load(name)(rand(B, 1), mask, torch.arange(B)), torch.zeros(B, 1, dtype=torch.float64))
+
+
+@each("normalizer", "outcome", without={"none"})
+def test_equal_rewards_and_a_lone_reward_are_zero(name, turns):
+    (reward, mask), normalizer = turns, load(name)
+    assert not normalizer(torch.full_like(reward, 0.1), mask, GROUPS).any()
+    assert not normalizer(reward[:1, :1], mask[:1, :1], GROUPS[:1]).any()
+
+
+# ---- accumulators ----------------------------------------------------------------------------------------------------
+
+
+@each("accumulator")
+def test_accumulator_does_not_see_padding_and_follows_permutation(name, turns):
+    (reward, mask), accumulator = turns, load(name)
+    result = accumulator(reward, mask)
+    assert result.isfinite().all() and not result[~mask].any() and result[mask].all()
+    same(accumulator(hide(reward, mask), mask), result)
+    same(accumulator(wider(reward, torch.nan), wider(mask, False)), wider(result, 0.0))
+    same(accumulator(reward[ORDER], mask[ORDER]), result[ORDER])
+
+
+# ---- combiners and credit --------------------------------------------------------------------------------------------
+
+
+def composed(combiner):
+    """Place and combine with nothing in between, as one function."""
+
+    def advantage(gain, gain_mask, outcome, turn_mask):
+        reward, mask = combiner.place(gain, gain_mask, outcome, turn_mask)
+        return combiner.combine(torch.where(mask, reward, 0.0), outcome, turn_mask)
+
+    return advantage
+
+
+@each("combiner")
+def test_combiner_does_not_see_padding_and_follows_permutation(name, turns):
+    (gain, turn_mask), outcome = turns, rand(B)
+    gain_mask = turn_mask & wider(turn_mask[:, 1:], False, 1)
+    advantage = composed(load(name))
+    result = advantage(gain, gain_mask, outcome, turn_mask)
+    assert result.isfinite().all() and not result[~turn_mask].any() and result[turn_mask].any()
+    same(advantage(hide(gain, gain_mask, 99.0), gain_mask, outcome, turn_mask), result)
+    padded = advantage(wider(gain, 99.0), wider(gain_mask, False), outcome, wider(turn_mask, False))
+    same(padded, wider(result, 0.0))
+    same(advantage(gain[ORDER], gain_mask[ORDER], outcome[ORDER], turn_mask[ORDER]), result[ORDER])
+
+
+PARTS = {"outcome": "z", "normalizer": "turn_group", "accumulator": "variance_rescaled", "combiner": "additive"}
+
+
+@each("credit")
+def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
+    files = {group: OmegaConf.load(CONFIGS / group / f"{stem}.yaml") for group, stem in PARTS.items()}
+    config = OmegaConf.create({"model": files | {"credit": OmegaConf.load(CONFIGS / f"{name}.yaml")}})
+    credit = instantiate(config.model.credit)
+    gain, turn_mask = turns
+    gain_mask = turn_mask & wider(turn_mask[:, 1:], False, 1)
+    outcome, belief, states = rand(B), rand(B, T + 1), torch.arange(B * T).view(B, T)
+    normalized, advantage = credit(gain, belief, gain_mask, turn_mask, outcome, GROUPS, states)
+    assert not normalized[~gain_mask].any() and not advantage[~turn_mask].any() and advantage[turn_mask].all()
+    padded = credit(
+        wider(hide(gain, gain_mask), torch.nan),
+        wider(belief, 0.0),
+        wider(gain_mask, False),
+        wider(turn_mask, False),
+        outcome,
+        GROUPS,
+        wider(states, 0),
+    )
+    permuted = [x[ORDER] for x in (gain, belief, gain_mask, turn_mask, outcome, GROUPS, states)]
+    for result, wide, moved in zip((normalized, advantage), padded, credit(*permuted), strict=True):
+        same(wide, wider(result, 0.0))
+        same(moved, result[ORDER])
+
+
+# ---- clippers --------------------------------------------------------------------------------------------------------
+
+
+@each("clipper")
+def test_clipper_bounds_are_positive_and_belong_to_their_turn(name):
+    normalized, clipper = 3 * rand(B, T), load(name)
+    narrow, wide, moved = clipper(normalized), clipper(wider(normalized, 9.0)), clipper(normalized[ORDER])
+    for bound, padded, permuted in zip(narrow, wide, moved, strict=True):
+        assert bound.shape == (B, T) and (bound > 0).all()
+        same(padded[:, :T], bound)
+        same(permuted, bound[ORDER])
+
+
+# ---- ratios and surrogates -------------------------------------------------------------------------------------------
+
+
+@each("ratio")
+def test_ratio_does_not_see_padding_and_follows_permutation(name, tokens):
+    (new, old, turn_ids), ratio = tokens, load(name)
+    mask = turn_ids >= 0
+    result = ratio(new, old, turn_ids)
+    assert not result[~mask].any() and result[mask].all()
+    same(ratio(hide(new, mask), hide(old, mask, torch.inf), turn_ids), result)
+    same(ratio(wider(new, 5.0), wider(old, torch.nan), wider(turn_ids, -1)), wider(result, 0.0))
+    same(ratio(new[ORDER], old[ORDER], turn_ids[ORDER]), result[ORDER])
+
+
+@each("ratio")
+def test_ratio_carries_the_gradient_of_action_tokens_only(name, tokens):
+    new, old, turn_ids = tokens
+    logprobs = hide(new, turn_ids >= 0).requires_grad_()
+    load(name)(logprobs, old, turn_ids).square().sum().backward()
+    assert torch.equal(logprobs.grad != 0, turn_ids >= 0)
+
+
+@each("ratio")
+def test_ratio_of_the_unmoved_policy_is_exactly_one(name, tokens):
+    _, old, turn_ids = tokens
+    assert not load(name)(old, old, turn_ids).any()
+
+
+def surrogate_inputs():
+    """Log-ratio, log-probs, advantage, low, high: some ratios inside the bounds, some outside."""
+    values = rand(5, B, L)
+    return [0.3 * values[0], values[1] - 4, values[2], 0.2 + 0.1 * values[3].sigmoid(), 0.2 + 0.1 * values[4].sigmoid()]
+
+
+@each("surrogate")
+def test_surrogate_looks_at_one_token_at_a_time(name):
+    inputs, surrogate = surrogate_inputs(), load(name)
+    result = surrogate(*inputs)
+    assert result.isfinite().all() and result.all()
+    same(surrogate(*(wider(value, torch.nan) for value in inputs))[:, :L], result)
+    same(surrogate(*(value[ORDER] for value in inputs)), result[ORDER])
+
+
+@each("surrogate")
+def test_surrogate_descends_towards_the_advantage(name):
+    # The unmoved policy, with log-probs and log-ratio tied as in training: d loss / d log π = −Â.
+    _, logprobs, advantage, low, high = surrogate_inputs()
+    logprobs.requires_grad_()
+    load(name)(logprobs - logprobs.detach(), logprobs, advantage, low, high).sum().backward()
+    same(logprobs.grad, -advantage)
+
+
+# ---- aggregations ----------------------------------------------------------------------------------------------------
+
+
+@each("aggregation")
+def test_aggregation_weighs_action_tokens_only(name, tokens):
+    (_, _, turn_ids), aggregation = tokens, load(name)
+    weight = aggregation(turn_ids)
+    assert weight.isfinite().all() and torch.equal(weight > 0, turn_ids >= 0)
+    same(aggregation(wider(turn_ids, -1)), wider(weight, 0.0))
+    same(aggregation(turn_ids[ORDER]), weight[ORDER])
+    without_empty = (turn_ids >= 0).any(1)
+    same(aggregation(turn_ids[without_empty]), weight[without_empty])
+    assert not aggregation(torch.full_like(turn_ids, -1)).any()
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+
+def signal_inputs(signal):
+    """Answer log-probs for as many aliases as the signal asks for; the last alias of two rows is padding."""
+    aliases = signal.max_aliases
+    alias_mask = torch.ones(B, aliases, dtype=torch.bool)
+    alias_mask[:2, 1:] = False
+    state_mask = torch.arange(T + 1) < torch.tensor([5, 3, 4, 1, 2, 5])[:, None]
+    return -rand(B, T + 1, aliases).abs(), alias_mask, state_mask
+
+
+@each("signal")
+def test_signal_does_not_see_padding_and_follows_permutation(name):
+    signal = load(name)
+    logprob, alias_mask, state_mask = signal_inputs(signal)
+    result = signal(logprob, alias_mask, state_mask)
+    gain, belief, gain_mask = result
+    assert gain.shape == gain_mask.shape == (B, T) and belief.shape == (B, T + 1)
+    assert ((belief >= 0) & (belief <= 1)).all() and not belief[~state_mask].any()
+    assert not gain[~gain_mask].any() and not (gain_mask & ~state_mask[:, 1:]).any()
+
+    counts = state_mask[:, :, None] & alias_mask[:, None, :]
+    moved = signal(logprob[ORDER], alias_mask[ORDER], state_mask[ORDER])
+    hidden = signal(hide(logprob, counts), alias_mask, state_mask)
+    wide = signal(torch.nn.functional.pad(logprob, (0, 0, 0, 3)), alias_mask, wider(state_mask, False))
+    for value, permuted, concealed, padded in zip(result, moved, hidden, wide, strict=True):
+        same(permuted, value[ORDER])
+        same(concealed, value)
+        same(padded, wider(value, 0))
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+@each("normalizer", "outcome", "accumulator", "combiner", "clipper", "signal")
+def test_credit_carries_no_gradient(name, turns):
+    strategy, (reward, mask), kind = load(name), turns, name.split("/")[0]
+    reward, outcome = reward.requires_grad_(), rand(B).requires_grad_()
+    if kind in ("normalizer", "outcome"):
+        results = [strategy(reward, mask, GROUPS)]
+    elif kind == "accumulator":
+        results = [strategy(reward, mask)]
+    elif kind == "combiner":
+        results = [strategy.combine(strategy.place(reward, mask, outcome, mask)[0], outcome, mask)]
+    elif kind == "clipper":
+        results = strategy(reward)
+    else:
+        logprob, alias_mask, state_mask = signal_inputs(strategy)
+        results = strategy(logprob.requires_grad_(), alias_mask, state_mask)
+    assert not any(result.requires_grad for result in results)
