@@ -1,0 +1,84 @@
+"""Shared fixtures: a small random policy, the composed configuration, a builder of trajectories."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from a2tgpo.policies.policy import Policy
+from a2tgpo.process import settle
+from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
+from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
+
+ROOT = Path(__file__).resolve().parents[1]
+settle(threads=1)
+OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Callable[..., DictConfig]:
+    """`composed("experiment=a2tgpo", …)`: the training configuration with its run directory under `tmp_path`."""
+
+    def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            choices = dict(override.lstrip("+").split("=", 1) for override in overrides)
+            config = compose(config_name, overrides=list(overrides), return_hydra_config=True)
+        config.hydra.runtime.output_dir = str(tmp_path)
+        config.hydra.runtime.choices.experiment = choices.get("experiment")
+        return config
+
+    return compose_config
+
+
+@pytest.fixture
+def random_policy() -> Policy:
+    """A two-layer Qwen3 with random weights and the embedded tokenizer, in fp32."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(20)  # far from uniform, so that mistakes show
+    return Policy(model, tokenizer)
+
+
+def build_trajectory(
+    policy: Policy,
+    actions: Sequence[str],
+    observations: Sequence[str],
+    group: int = 0,
+    sample: int = 0,
+    outcome: float = 0.0,
+    stop: StopReason = StopReason.ANSWERED,
+    answers: tuple[str, ...] = ("Varo",),
+    prompt: str = "Question: What is the director of Bemi?",
+) -> Trajectory:
+    """A trajectory from texts; observations may be one fewer than actions (a terminal turn)."""
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(policy.tokenizer(text, add_special_tokens=False).input_ids)
+
+    padded = [*observations, *[""] * (len(actions) - len(observations))]
+    turns = tuple(
+        Turn(encode(action), (-1.0,) * len(encode(action)), encode(observation), action, observation)
+        for action, observation in zip(actions, padded, strict=True)
+    )
+    task = Task(f"task-{group}", prompt, answers)
+    return Trajectory(task, group, sample, encode(prompt), turns, outcome, stop)
