@@ -71,7 +71,7 @@ class Demonstrations(IterableDataset[Tensor]):
         tokenizer = build_tokenizer()
         while True:
             rows = [
-                tokenizer(text).input_ids + [tokenizer.eos_token_id]
+                [*tokenizer(text).input_ids, tokenizer.eos_token_id]
                 for text in islice(texts, BATCH_SIZE * BATCHES_PER_SORT)
             ]
             rows.sort(key=len)

@@ -9,8 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from a2tgpo.normalizers.centre import Centre
+from a2tgpo.normalizers.prompt_group import PromptGroup
+from a2tgpo.normalizers.turn_group import TurnGroup
+
 if TYPE_CHECKING:
-    from a2tgpo.interfaces import Accumulator, Combiner, Normalizer
+    from a2tgpo.interfaces import Accumulator, Combiner, Credit, Normalizer
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,9 @@ class StagedCredit:
         outcome_hat = self.outcome(column, torch.ones_like(column, dtype=torch.bool), group_ids)[:, 0]
         advantage = self.combiner.combine(accumulated, outcome_hat, turn_mask)
         return torch.where(gain_mask, normalized[:, : gain.shape[1]], 0.0), advantage
+
+
+def compares_within_groups(credit: Credit) -> bool:
+    """Does this credit compare trajectories of one prompt, so that a group of one would teach nothing?"""
+    stages = (credit.outcome, credit.normalizer) if isinstance(credit, StagedCredit) else ()
+    return any(isinstance(stage, (TurnGroup, PromptGroup, Centre)) for stage in stages)

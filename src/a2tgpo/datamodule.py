@@ -9,11 +9,8 @@ from torch.utils.data import DataLoader
 from a2tgpo.batch import RolloutBatch
 from a2tgpo.interfaces import Engine, Environment, Learner, Tasks
 from a2tgpo.parallel import share, world
-from a2tgpo.rollout import Rollout
+from a2tgpo.rollout import EVALUATION_NOISE, TRAINING_NOISE, Rollout
 from a2tgpo.trajectory import Split, Task, Trajectory
-
-TRAINING_NOISE, EVALUATION_NOISE = 0, 1
-"""First part of the key of the sampling noise, so that evaluation never repeats training's draws."""
 
 
 class RolloutDataModule(LightningDataModule):

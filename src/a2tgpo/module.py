@@ -13,11 +13,12 @@ from torchmetrics import MeanMetric
 from a2tgpo import diagnostics
 from a2tgpo.batch import RolloutBatch, collate, pack
 from a2tgpo.beliefs import plan_beliefs
+from a2tgpo.credit import compares_within_groups
 from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
 from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, world
 from a2tgpo.phases import Phases
-from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.policy import Policy, require_same_architecture
 from a2tgpo.scoring import score, token_stats
 from a2tgpo.trajectory import Trajectory
 
@@ -208,10 +209,23 @@ class A2TGPOModule(LightningModule):
         scheduler = self.make_scheduler(optimizer=optimizer, num_training_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def setup(self, stage: str) -> None:
+        """Raises ValueError where credit compares trajectories of a prompt and there is only one."""
+        if stage == "fit" and compares_within_groups(self.credit) and self.trainer.datamodule.group_size < 2:
+            raise ValueError(
+                f"data.module.group_size={self.trainer.datamodule.group_size}: expected at least 2, "
+                "because model/outcome or model/normalizer compares the trajectories of a prompt"
+            )
+
     def on_fit_start(self) -> None:
         """Bring the reference to the policy's device."""
         if self.reference is not None:
             self.reference.model.to(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Raises ValueError where the checkpoint belongs to another architecture."""
+        weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+        require_same_architecture(self.policy, weights)
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ def world() -> tuple[int, int]:
 
 def gather_rows(tensor: Tensor, padding: int | float | bool) -> Tensor:
     """Rows of all ranks in rank order; a second axis of unequal length is filled with `padding`."""
-    rank, n_ranks = world()
+    _, n_ranks = world()
     if n_ranks == 1:
         return tensor
     parts: list[Tensor] = [tensor] * n_ranks

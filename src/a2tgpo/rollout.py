@@ -10,6 +10,9 @@ from a2tgpo.interfaces import Engine, Environment, Sampling, StepResult
 from a2tgpo.policies.policy import Policy
 from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
 
+TRAINING_NOISE, EVALUATION_NOISE = 0, 1
+"""Second part of the key of the sampling noise, after the seed: evaluation never repeats training's draws."""
+
 _STEP_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="environment")
 
 

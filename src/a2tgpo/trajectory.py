@@ -48,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Turn:
-    """One action as it was sampled, and the tool result that answered it. Only token deltas: nothing is re-tokenised."""
+    """One action as it was sampled, and the tool result that answered it: token deltas, never re-tokenised."""
 
     action_ids: tuple[int, ...]
     action_logprobs: tuple[float, ...]

@@ -1,7 +1,6 @@
 """Drawing tokens with noise that depends on its key alone."""
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase

@@ -1,5 +1,6 @@
 """What the rest of the project needs of a language model: the weights and the tokenizer that belongs to them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,3 +33,13 @@ class Policy:
             return mask
         lowest = torch.finfo(self.model.dtype).min
         return torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device).masked_fill(~mask, lowest)
+
+
+def require_same_architecture(policy: Policy, weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError naming the first of a checkpoint's weights that does not fit the policy."""
+    own = policy.model.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        here = tuple(own[name].shape) if name in own else "absent"
+        there = tuple(weights[name].shape) if name in weights else "absent"
+        if here != there:
+            raise ValueError(f"ckpt_path: checkpoint of another architecture; {name} is {there}, expected {here}")

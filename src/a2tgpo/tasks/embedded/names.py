@@ -7,8 +7,10 @@ import numpy as np
 from a2tgpo.trajectory import Split
 
 VOWELS = "aeiou"
-STARTS = tuple(c + v for c in ("B D F G H J K L M N P R S T V W Z Br Dr Kr Pl St Tr".split()) for v in VOWELS)
-ENDS = tuple(c + v for c in "b d f g k l m n p r s t v z".split() for v in VOWELS)
+START_CONSONANTS = "B D F G H J K L M N P R S T V W Z Br Dr Kr Pl St Tr"
+END_CONSONANTS = "b d f g k l m n p r s t v z"
+STARTS = tuple(c + v for c in START_CONSONANTS.split(" ") for v in VOWELS)
+ENDS = tuple(c + v for c in END_CONSONANTS.split(" ") for v in VOWELS)
 _TEST_BUCKET, _VALIDATION_BUCKET, _BUCKETS = 0, 1, 10
 
 

@@ -1,4 +1,4 @@
-"""The embedded policy's tokenizer: whole words for the world's vocabulary, two pieces for a name, bytes for the rest."""
+"""The embedded policy's tokenizer: whole words for what worlds are told in, two pieces a name, bytes for the rest."""
 
 import re
 
