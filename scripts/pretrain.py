@@ -38,6 +38,7 @@ from a2tgpo.trajectory import Split
 
 BATCH_SIZE, BATCHES_PER_SORT = 64, 8
 QUESTIONS_PER_WORLD, COPY_SHARE, COPY_WORDS = 8, 0.15, 12
+MIX = QuestionMix(hop1=0.12, hop2=0.25, hop3=0.23, hop4=0.1, comparison=0.3)  # comparing takes the most practice
 MUON_LR, ADAMW_LR, WARMUP_STEPS, DECAY_SHARE = 0.02, 2e-3, 100, 0.4
 PROMPT = "Question: {question}"
 ANSWER_WRAPPER = ("<think> done</think><answer> ", "</answer>")
@@ -81,7 +82,7 @@ class Demonstrations(IterableDataset[Tensor]):
                 yield torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])
 
     def _texts(self, rng: np.random.Generator) -> Iterator[str]:
-        make_episode, mix, size = environment(), QuestionMix(), WorldSize()
+        make_episode, size = environment(), WorldSize()
         while True:
             world = world_of(f"{Split.TRAIN}-{rng.integers(2**31)}", size)
             for index in range(QUESTIONS_PER_WORLD):
@@ -89,7 +90,7 @@ class Demonstrations(IterableDataset[Tensor]):
                     words = " ".join(rng.choice(WORDS[Split.TRAIN], COPY_WORDS))
                     yield f" {words}. {words}"
                 else:
-                    task = make_question(world, index, mix)
+                    task = make_question(world, index, MIX)
                     turns = demonstrate(task, world, make_episode, Habits(), rng)
                     yield PROMPT.format(question=task.question) + "".join(a + o for a, o in turns)
 
@@ -150,7 +151,7 @@ def main() -> None:
     """Pretrain, measure, save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -10,16 +10,21 @@ from omegaconf import DictConfig
 from a2tgpo.evaluation import evaluate, load_weights, move
 from a2tgpo.process import settle
 from a2tgpo.trajectory import Split
-from launch import ROOT, one_line_errors, register_resolvers
+from launch import ROOT, one_line_errors, prepare_process
 
-register_resolvers()
+prepare_process()
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="eval")
 def main(config: DictConfig) -> None:
     """One evaluation."""
-    settle(config.threads)
+    run(config)
+
+
+def run(config: DictConfig) -> None:
+    """Build data and policy, play, say what came out."""
     with one_line_errors():
+        settle(config.threads)
         data = instantiate(config.data.module, _convert_="all")
         policy = instantiate(config.model.policy, _convert_="all")
         if config.ckpt_path is not None:
@@ -33,4 +38,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

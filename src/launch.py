@@ -1,46 +1,88 @@
 """What the entry points share: where the project is, where a run lives, and errors in one line."""
 
+import logging
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[1]
+TERMINATED = 143
+"""Exit code of a process that SIGTERM ended."""
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_SHOW_TRACE = os.environ.get(_FULL_ERROR) == "1"
 
 
 def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
-    """A resumed run goes on in its own directory, every other gets a new one."""
+    """A resumed run goes on in its own directory, every other gets a new one.
+
+    Raises ValueError where there is no checkpoint to go on from.
+    """
     if ckpt_path is not None and task_name == "train":
+        if not Path(ckpt_path).is_file():
+            raise ValueError(f"ckpt_path={ckpt_path}: no such file; expected a checkpoint written by src/train.py")
         return str(Path(ckpt_path).resolve().parents[1])
     return f"{log_dir}/{task_name}/runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
 
-def register_resolvers() -> None:
-    """`project_root` and `run_dir`, for the configuration."""
+def prepare_process() -> None:
+    """Resolvers `project_root` and `run_dir` for the configuration; Lightning speaks only when something is wrong."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+
+
+def launch(main: Callable[[], None]) -> None:
+    """Run an entry point. Hydra hands over what is wrong with the configuration, so that it becomes one line too."""
+    os.environ[_FULL_ERROR] = "1"
+    with _stop_in_one_line():
+        main()
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End with one clear line and exit code 1 on bad input; `HYDRA_FULL_ERROR=1` shows where it was noticed."""
+    os.environ[_FULL_ERROR] = str(int(_SHOW_TRACE))
+    with _stop_in_one_line():
+        yield
+
+
+@contextmanager
+def _stop_in_one_line() -> Iterator[None]:
     try:
         yield
-    except (ValueError, FileNotFoundError, MisconfigurationException, OmegaConfBaseException) as error:
-        _stop(error)
-    except InstantiationException as error:
-        _stop(error.__cause__ or error)
+    except (
+        ValueError,
+        FloatingPointError,
+        FileNotFoundError,
+        MisconfigurationException,
+        OmegaConfBaseException,
+        HydraException,
+    ) as error:
+        if _SHOW_TRACE:
+            raise
+        print(f"error: {' '.join(_tell(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except SIGTERMException:
+        sys.exit(TERMINATED)
 
 
-def _stop(error: BaseException) -> None:
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        raise error
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(1)
+def _tell(error: Exception) -> str:
+    """What is wrong and where, without the parts of Hydra's message that only list its search path."""
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and isinstance(cause, ValueError | FileNotFoundError):
+        return str(cause)  # the project's own messages name the key
+    if isinstance(error, InstantiationException) and cause is not None:
+        return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
+    return str(error).partition("Config search path:")[0]

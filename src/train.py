@@ -9,18 +9,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from a2tgpo.process import settle
 from a2tgpo.report import print_report
-from launch import ROOT, one_line_errors, register_resolvers
+from launch import ROOT, one_line_errors, prepare_process
 
-register_resolvers()
+prepare_process()
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def main(config: DictConfig) -> None:
     """One training run."""
-    settle(config.threads)
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    OmegaConf.save(config, Path(config.paths.output_dir) / "config.yaml", resolve=True)
+    train(config)
+
+
+def train(config: DictConfig) -> None:
+    """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
     with one_line_errors():
+        settle(config.threads)
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        OmegaConf.save(config, Path(config.paths.output_dir) / "config.yaml", resolve=True)
         data = instantiate(config.data.module, _convert_="all")
         learner = instantiate(config.model.module, _convert_="all")
         trainer = instantiate(
@@ -32,10 +37,11 @@ def main(config: DictConfig) -> None:
         if config.ckpt_path is None:
             trainer.validate(learner, data, verbose=False)
         trainer.fit(learner, data, ckpt_path=config.ckpt_path, weights_only=True)
-        trainer.test(learner, data, ckpt_path="best", verbose=False, weights_only=True)
+        best = "best" if trainer.checkpoint_callback.best_model_path else None
+        trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
     if trainer.is_global_zero:
         print_report(Path(config.paths.output_dir))
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

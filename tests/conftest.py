@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from a2tgpo.policies.policy import Policy
@@ -30,6 +31,9 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
             config = compose(config_name, overrides=list(overrides), return_hydra_config=True)
         config.hydra.runtime.output_dir = str(tmp_path)
         config.hydra.runtime.choices.experiment = choices.get("experiment")
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config.hydra
         return config
 
     return compose_config
@@ -57,6 +61,14 @@ def random_policy() -> Policy:
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(20)  # far from uniform, so that mistakes show
     return Policy(model, tokenizer)
+
+
+@pytest.fixture
+def policy_dir(random_policy: Policy, tmp_path: Path) -> Path:
+    """`random_policy` as a folder, for `paths.policy_dir`."""
+    random_policy.model.save_pretrained(tmp_path / "policy")
+    random_policy.tokenizer.save_pretrained(tmp_path / "policy")
+    return tmp_path / "policy"
 
 
 def build_trajectory(

@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 
 from a2tgpo.functional import to_tokens
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "credit_and_loss.json").read_text())
 METHOD = {
     "outcome": "z",
@@ -32,15 +31,25 @@ METHOD = {
 LOSS, BOUNDS = GOLDEN["loss"], GOLDEN["sequence_level_at_the_bounds"]
 
 
-def strategies(choices=None, **values):
-    """The method's strategies from their yamls; `choices` swaps files, `group__field` values override arguments."""
-    files = METHOD | (choices or {})
-    config = OmegaConf.create(
-        {"model": {group: OmegaConf.load(CONFIGS / group / f"{n}.yaml") for group, n in files.items()}}
-    )
-    for key, value in values.items():
-        OmegaConf.update(config, "model." + key.replace("__", "."), value)
-    return SimpleNamespace(**{group: instantiate(config.model[group]) for group in files})
+COMPOSED = {}
+"""Composed configurations by their choices: composing takes far longer than any case here."""
+
+
+@pytest.fixture
+def strategies(composed):
+    """`strategies({slot: file}, slot__key=value)`: the method's parts from the fully composed configuration."""
+
+    def build(choices=None, **values):
+        files = METHOD | (choices or {})
+        swaps = tuple(f"model/{slot}={file}" for slot, file in files.items())
+        if swaps not in COMPOSED:
+            COMPOSED[swaps] = composed(*swaps)
+        config = COMPOSED[swaps].copy()
+        for key, value in values.items():
+            OmegaConf.update(config, "model." + key.replace("__", "."), value)
+        return SimpleNamespace(**{slot: instantiate(config.model[slot]) for slot in files})
+
+    return build
 
 
 def padded(rows, width):
@@ -70,7 +79,7 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 @pytest.mark.parametrize("name", GOLDEN["credit"])
-def test_advantage_of_every_credit_case(name, gamma, alpha):
+def test_advantage_of_every_credit_case(strategies, name, gamma, alpha):
     case = GOLDEN["credit"][name]
     batch = credit_batch(case)
     model = strategies(accumulator__gamma=gamma, combiner__alpha=alpha)
@@ -80,7 +89,7 @@ def test_advantage_of_every_credit_case(name, gamma, alpha):
     assert_close(advantage, padded(case[f"advantage_gamma{gamma}_alpha{alpha}"], width))
 
 
-def test_all_credit_cases_as_one_batch_of_prompts():
+def test_all_credit_cases_as_one_batch_of_prompts(strategies):
     batches = [credit_batch(case) for case in GOLDEN["credit"].values()]
     width = max(batch["gain"].shape[1] for batch in batches)
     for prompt, batch in enumerate(batches):
@@ -95,7 +104,7 @@ def test_all_credit_cases_as_one_batch_of_prompts():
 
 
 @pytest.mark.parametrize("name", GOLDEN["credit"])
-def test_outcome_hat_and_clip_bounds(name):
+def test_outcome_hat_and_clip_bounds(strategies, name):
     case, model = GOLDEN["credit"][name], strategies(clipper__beta=0.3)
     batch = credit_batch(case)
     outcome = batch["outcome"][:, None]
@@ -132,7 +141,7 @@ def loss_and_gradient(model, delta, advantage, normalized):
 
 
 @pytest.mark.parametrize("name", LOSS["results"])
-def test_loss_and_gradient_of_every_loss_case(name):
+def test_loss_and_gradient_of_every_loss_case(strategies, name):
     ratio, aggregation, adaptive = name.split("|")
     clip = {"clipper__eps_low": LOSS["eps_low"], "clipper__eps_high": LOSS["eps_high"]}
     clipper = "fixed"
@@ -149,7 +158,7 @@ def test_loss_and_gradient_of_every_loss_case(name):
 
 
 @pytest.mark.parametrize("side", ["clipped", "not_clipped"])
-def test_sequence_ratio_at_the_bounds(side):
+def test_sequence_ratio_at_the_bounds(strategies, side):
     case = BOUNDS[side]
     model = strategies({"ratio": "sequence", "clipper": "fixed"}, clipper__eps_low=0.003, clipper__eps_high=0.004)
     normalized = torch.zeros(2, 2, dtype=torch.float64)

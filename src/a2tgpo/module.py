@@ -50,7 +50,7 @@ class A2TGPOModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.policy = policy.model, policy
+        self.model, self.policy = policy.model.train(), policy
         self.reference = reference(policy)  # not a submodule: rebuilt from the start weights, never saved
         if kl_coef and self.reference is None:
             raise ValueError(f"model.module.kl_coef={kl_coef}: expected 0 with model/reference=none")

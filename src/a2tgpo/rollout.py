@@ -43,11 +43,11 @@ class Rollout:
         """As `run`, for callers that already are in an event loop, such as a notebook."""
         self.engine.sync(policy)
         at_once = max(1, self.max_sessions // group_size)
+        encoded = [(group, task, self._encode_prompt(policy, task)) for group, task in prompts]
         trajectories: list[Trajectory] = []
-        for start in range(0, len(prompts), at_once):
+        for start in range(0, len(encoded), at_once):
             episodes = []
-            for group, task in prompts[start : start + at_once]:
-                prompt_ids = self._encode_prompt(policy, task)
+            for group, task, prompt_ids in encoded[start : start + at_once]:
                 for sample, session in enumerate(await self.engine.open(prompt_ids, group_size)):
                     episode = Episode(self, policy, task, group, sample, prompt_ids, session, (*key, group, sample))
                     episodes.append(episode.play(greedy))
@@ -59,7 +59,7 @@ class Rollout:
         if len(ids) > self.max_prompt_tokens:
             raise ValueError(
                 f"task {task.task_id}: its prompt has {len(ids)} tokens; "
-                f"expected at most data.rollout.max_prompt_tokens={self.max_prompt_tokens}"
+                f"expected at most data.module.max_prompt_tokens={self.max_prompt_tokens}"
             )
         return tuple(ids)
 
@@ -109,6 +109,10 @@ class Episode:
         observation_ids = (
             tokenizer(result.observation, add_special_tokens=False).input_ids if result.observation else ()
         )
+        if result.stop is None and not observation_ids:
+            raise ValueError(
+                f"task {self.task.task_id}: the environment gave neither an observation nor a stop reason; expected one"
+            )
         turn = Turn(
             action.ids,
             action.logprobs,

@@ -19,7 +19,6 @@ class BoundaryCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             save_top_k=1,
-            save_last=True,
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
@@ -29,4 +28,13 @@ class BoundaryCheckpoint(ModelCheckpoint):
         """Save the start, unless the run was resumed from it."""
         super().on_train_start(trainer, pl_module)
         if trainer.global_step == 0:
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+            self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the best if this is it, and the last in any case."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")

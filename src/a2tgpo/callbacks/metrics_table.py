@@ -18,7 +18,7 @@ class MetricsTable(Callback):
         self.rows: dict[int, dict[str, float | str]] = {}
         self.validation: dict[str, float] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the rows an earlier part of the run has written up to here."""
         if self.path.is_file():
             with self.path.open(newline="") as file:

@@ -37,12 +37,10 @@ class StopWatcher:
         last_characters = {text[-1] for text in stop_texts}
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
         self._may_end = {i for i, piece in enumerate(pieces) if last_characters.intersection(piece)}
-        self._tail = max(len(text) for text in stop_texts)
 
     def complete(self, ids: list[int]) -> bool:
-        """Does the text of `ids` hold a stop text that its last token finished?"""
+        """Does the text of `ids` hold a stop text, now that its last token may have finished one?"""
         if ids[-1] not in self._may_end:
             return False
-        text = self._tokenizer.decode(ids[-self._tail :])
-        before = self._tokenizer.decode(ids[-self._tail : -1])
-        return any(text.count(stop) > before.count(stop) for stop in self._stop_texts)
+        text = self._tokenizer.decode(ids)
+        return any(stop in text for stop in self._stop_texts)

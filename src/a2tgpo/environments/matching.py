@@ -20,8 +20,9 @@ def exact_match(answer: str, accepted: Iterable[str]) -> float:
 
 
 def f1(answer: str, accepted: Iterable[str]) -> float:
-    """Best word-level F1 between `answer` and one of `accepted`, in [0, 1]."""
-    return max(_f1(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in accepted)
+    """Best word-level F1 between `answer` and one of `accepted`, in [0, 1]; 0 where there is none."""
+    words = normalize_answer(answer).split()
+    return max((_f1(words, normalize_answer(gold).split()) for gold in accepted), default=0.0)
 
 
 def _f1(words: list[str], gold: list[str]) -> float:

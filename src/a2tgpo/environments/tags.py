@@ -21,11 +21,11 @@ class Action:
 def parse_action(text: str) -> Action | None:
     """The action `text` stands for, or None where it is not well-formed.
 
-    Thoughts are dropped, and so is all that follows the first closing action tag (the end of a token that overshot
-    the stop text). What remains must hold exactly one opening and one closing tag, of the same kind, with a body
-    that is not blank: several tags, nested tags, a stray or unclosed tag are all malformed.
+    A thought counts as a blank; all that follows the first closing action tag (the end of a token that overshot the
+    stop text) is dropped. What remains must hold exactly one opening and one closing tag, of the same kind, with a
+    body that is not blank: several tags, nested tags, a stray or unclosed tag are all malformed.
     """
-    text = _THINK.sub("", text)
+    text = _THINK.sub(" ", text)
     ends = [text.find(stop) + len(stop) for stop in STOP_TEXTS if stop in text]
     if not ends:
         return None

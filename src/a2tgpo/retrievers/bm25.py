@@ -1,9 +1,12 @@
 """In-process BM25 (bm25s) over one or many small collections of passages."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import bm25s
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG when imported
 
 
 class BM25Retriever:

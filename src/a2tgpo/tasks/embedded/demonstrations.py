@@ -19,16 +19,14 @@ from a2tgpo.trajectory import Task
 class Habits:
     """How often the demonstrator decides badly.
 
-    `hasty[k]`: probability of answering too early once k facts are known (k ≥ 1, more facts are needed).
+    `hasty[k]`: probability of answering too early in a chain once k facts are known and more are needed;
+    `hasty_comparison[k]`: the same in a comparison.
     """
 
-    hasty: tuple[float, ...] = (0.0, 0.25, 0.6, 0.5)
-    hasty_comparison: float = 0.6
+    hasty: tuple[float, ...] = (0.0, 0.25, 0.6, 0.4)
+    hasty_comparison: tuple[float, ...] = (0.0, 0.6, 0.35)
     wrong_relation: float = 0.12
     repeat: float = 0.05
-
-
-PERFECT = Habits(hasty=(0.0, 0.0, 0.0, 0.0), hasty_comparison=0.0, wrong_relation=0.0, repeat=0.0)
 
 
 def search_action(search: str) -> str:
@@ -75,7 +73,7 @@ def demonstrate(
 
 
 def _hastiness(task: Task, known: int, habits: Habits) -> float:
-    return habits.hasty_comparison if task.kind == COMPARISON else habits.hasty[known]
+    return (habits.hasty_comparison if task.kind == COMPARISON else habits.hasty)[known]
 
 
 def _choose_search(

@@ -32,7 +32,7 @@ def _forced_answer_em(
         for search in task.searches if searches else ():
             action = search_action(search)
             texts[i] += action + episode.step(action).observation
-    openings = [episode.answer_wrapper[0] for episode in episodes]
+    openings = [episode.answer_wrapper[0].rstrip() for episode in episodes]  # the blank belongs to the answer's token
     actions = asyncio.run(_complete(policy, [text + o for text, o in zip(texts, openings, strict=True)]))
     ems = []
     for episode, opening, action in zip(episodes, openings, actions, strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 from a2tgpo.tasks.embedded.names import draw_words
 from a2tgpo.trajectory import Split
 
-FIRST_YEAR, LAST_YEAR = 1941, 1980
+FIRST_YEAR, LAST_YEAR = 1951, 1970
 
 
 @dataclass(frozen=True)

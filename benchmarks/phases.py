@@ -1,0 +1,136 @@
+"""Rollout, scoring and update of the embedded policy against their floors and the usual ways, in one process.
+
+Every way runs in turn, `--rounds` times; medians of seconds are printed with the token positions each pushed through
+the model and the floor: the positions that cannot be avoided.
+
+    python benchmarks/phases.py
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from peers import GenerateEngine, beliefs_all_prefixes, beliefs_prefix_by_prefix
+
+from a2tgpo.batch import collate, pack
+from a2tgpo.beliefs import plan_beliefs
+from a2tgpo.datamodule import RolloutDataModule
+from a2tgpo.module import A2TGPOModule
+from a2tgpo.process import settle
+from a2tgpo.rollout import Rollout
+from a2tgpo.scoring import score, token_stats
+from a2tgpo.trajectory import Trajectory
+
+
+class Meter:
+    """Counts the token positions that go through a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.positions = 0
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        self.positions += (args[0] if args else kwargs["input_ids"]).numel()
+
+
+def load() -> tuple[RolloutDataModule, A2TGPOModule]:
+    """Data module and learner of `experiment=a2tgpo`."""
+    OmegaConf.register_new_resolver("project_root", lambda: str(ROOT))
+    OmegaConf.register_new_resolver("run_dir", lambda *_: ".")
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", overrides=["experiment=a2tgpo", "model/reference=none"])
+    return (
+        instantiate(config.data.module, _convert_="all"),
+        instantiate(config.model.module, _convert_="all"),
+    )
+
+
+def measure(ways: dict[str, Callable[[], object]], floor: int, meter: Meter, rounds: int) -> None:
+    """Run every way in turn and print a Markdown table; the first way is the one others are compared with."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    positions = {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            meter.positions, start = 0, time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+            positions[name] = meter.positions
+    first = median(next(iter(seconds.values())))
+    print("| way | seconds (median) | ratio | token positions | of the floor |\n|---|---|---|---|---|")
+    for name, values in seconds.items():
+        ratio, share = median(values) / first, positions[name] / floor
+        print(f"| {name} | {median(values):.3f} | {ratio:.2f} | {positions[name]} | {share:.2f} |")
+    print()
+
+
+def rollout_floor(trajectories: list[Trajectory]) -> int:
+    """Prompts once a group, then every token once; the last token of an episode need not be read."""
+    prompts = {t.group: len(t.prompt_ids) for t in trajectories}
+    return sum(prompts.values()) + sum(len(t.token_ids) - len(t.prompt_ids) - 1 for t in trajectories)
+
+
+def main() -> None:
+    """Measure the three phases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    settle(threads=1)
+    data, learner = load()
+    policy, budget = learner.policy, learner.micro_batch_tokens
+    meter = Meter(policy.model)
+    prompts = list(enumerate(data.draw_tasks(0)))
+    peer = Rollout(GenerateEngine(), *(getattr(data.rollout, name) for name in list(Rollout.__annotations__)[1:]))
+
+    def play(rollout: Rollout) -> list[Trajectory]:
+        return rollout.run(policy, prompts, data.group_size, (0, 0, 0), greedy=True)
+
+    ours, theirs = play(data.rollout), play(peer)
+    same = sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
+    print(f"rollout: {len(ours)} greedy trajectories, {same} the same token for token")
+    measure({"cached": lambda: play(data.rollout), "generate": lambda: play(peer)}, rollout_floor(ours), meter, rounds)
+
+    trajectories = data.rollout.run(policy, prompts, data.group_size, (0, 0, 0), greedy=False)
+    batch = collate(trajectories, policy.pad_id)
+    questions = plan_beliefs(trajectories, policy.tokenizer, learner.answer_wrapper, 1).questions
+    cached, prefixes = (
+        score(policy, batch, questions, budget)[1],
+        beliefs_prefix_by_prefix(policy, trajectories, questions),
+    )
+    print(f"scoring: {len(questions)} beliefs, largest difference {float((cached - prefixes).abs().max()):.1e}")
+    tokens = int(batch.lengths.sum())
+    ways = {
+        "log-probs alone": lambda: score(policy, batch, [], budget),
+        "log-probs and beliefs, cached": lambda: score(policy, batch, questions, budget),
+        "one forward per prefix": lambda: (
+            score(policy, batch, [], budget),
+            beliefs_prefix_by_prefix(policy, trajectories, questions),
+        ),
+        "all prefixes padded": lambda: (
+            score(policy, batch, [], budget),
+            beliefs_all_prefixes(policy, trajectories, questions),
+        ),
+    }
+    measure(ways, tokens + sum(question.answer.n_read for question in questions), meter, rounds)
+
+    def update() -> None:
+        for rows in pack(batch.lengths.tolist(), budget):
+            part = batch.rows(rows)
+            token_stats(policy, part.input_ids, part.turn_ids).logprobs.sum().backward()
+
+    print("update: forward and backward over the rollout set")
+    measure({"micro-batches": update}, tokens, meter, rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""The cached engine equals the obvious one, reads nothing twice, and draws by its keys alone."""
+
+import asyncio
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_engine import PlainEngine
+
+from a2tgpo.batch import collate
+from a2tgpo.engines.huggingface import HuggingFaceEngine
+from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
+from a2tgpo.interfaces import Sampling, StepResult
+from a2tgpo.rollout import Rollout
+from a2tgpo.scoring import score
+from a2tgpo.tasks.embedded.names import ENDS
+from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
+from a2tgpo.trajectory import StopReason, Task
+
+FREQUENT_STOPS = (*(end for end in ENDS if end[1] in "ae"), "</search>")
+NEVER = ("@@@@",)
+QUESTIONS = ("Question: What is the director of Bemi?", "Q", "Question: What is the star?")
+PROMPTS = [(group, Task(f"t{group}", question, ("x",))) for group, question in zip((0, 1, 5), QUESTIONS, strict=True)]
+KEY = (3, 0, 11)
+
+
+class Talk:
+    """Answers three actions with texts of different lengths; the fourth ends the episode."""
+
+    stop_texts = FREQUENT_STOPS
+    answer_wrapper = ("<answer> ", "</answer>")
+
+    def __init__(self, task, broken=False):
+        self.task, self.broken, self.heard = task, broken, 0
+
+    def prompt(self):
+        return self.task.question
+
+    def step(self, action_text):
+        self.heard += 1
+        if self.broken and self.heard == 2:
+            raise RuntimeError("interrupted")
+        if self.heard == 4:
+            return StepResult(stop=StopReason.ANSWERED)
+        return StepResult("<result>" + " Varo" * (1 + len(action_text) % 5) + "</result>")
+
+    def finish(self, stop):
+        return 0.0, {}
+
+
+@pytest.fixture
+def policy(random_policy):
+    """Its layers weigh more and its embedding less: what was read long ago moves every log-prob, nothing is certain."""
+    with torch.no_grad():
+        random_policy.model.model.embed_tokens.weight.mul_(0.5)
+        for weight in random_policy.model.model.layers.parameters():
+            weight.mul_(10 if weight.dim() == 2 else 1)
+    return random_policy
+
+
+def play(policy, engine=None, prompts=PROMPTS, group_size=3, key=KEY, greedy=False, environment=Talk, sessions=64):
+    loop = Rollout(engine or HuggingFaceEngine(), environment, 64, 150, 40, sessions)
+    return loop.run(policy, prompts, group_size, key, greedy)
+
+
+def assert_same(trajectories, expected):
+    assert [(t.group, t.sample, t.token_ids, t.token_turns, t.stop) for t in trajectories] == [
+        (t.group, t.sample, t.token_ids, t.token_turns, t.stop) for t in expected
+    ]
+    logprobs, wanted = (
+        [p for t in ts for turn in t.turns for p in turn.action_logprobs] for ts in (trajectories, expected)
+    )
+    np.testing.assert_allclose(logprobs, wanted, rtol=0, atol=1e-5)
+
+
+def extend_all(engine, sessions, new_ids, samplings):
+    async def together():
+        calls = zip(sessions, new_ids, samplings, strict=True)
+        return await asyncio.gather(*(engine.extend(*call) for call in calls))
+
+    return asyncio.run(together())
+
+
+def open_all(engine, policy, prompts, n):
+    engine.sync(policy)
+
+    async def together():
+        return [session for prompt in prompts for session in await engine.open(prompt, n)]
+
+    return asyncio.run(together())
+
+
+def samplings(limits, stop_texts=NEVER, key=0):
+    return [Sampling(limit, stop_texts, False, (key, row)) for row, limit in enumerate(limits)]
+
+
+def favour_end(policy, amount):
+    """Make the end token more or less likely."""
+
+    def change(module, args, out):
+        out.logits[..., policy.tokenizer.eos_token_id] += amount
+
+    policy.model.register_forward_hook(change)
+
+
+@pytest.fixture
+def forwards(policy):
+    """Shapes of what the model was fed; actions are as long as they may be."""
+    favour_end(policy, -math.inf)
+    shapes = []
+
+    def note(module, args, kwargs):
+        shapes.append(tuple(args[0].shape))
+
+    policy.model.register_forward_pre_hook(note, with_kwargs=True)
+    return shapes
+
+
+# ---- Against the plain engine ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_it_plays_as_the_plain_engine_does(policy, greedy):
+    expected = play(policy, PlainEngine(), greedy=greedy)
+    assert max(len(t.turns) for t in expected) == 4
+    assert_same(play(policy, greedy=greedy), expected)
+
+
+def test_eager_attention_plays_the_same(policy):
+    eager = copy.deepcopy(policy)
+    eager.model.set_attn_implementation("eager")
+    assert eager.model.config._attn_implementation == "eager"
+    assert_same(play(eager), play(policy))
+
+
+@pytest.mark.parametrize("token_budget", [150, 100_000])
+def test_sampled_logprobs_are_the_scored_ones(policy, token_budget):
+    batch = collate(play(policy), policy.pad_id)
+    scored = score(policy, batch, [], token_budget)[0].logprobs
+    assert (scored < 0).sum() == (batch.turn_ids >= 0).sum() > 200
+    torch.testing.assert_close(batch.rollout_logprobs, scored, rtol=0, atol=1e-5)
+
+
+def test_dropout_is_off_while_it_samples_and_the_mode_comes_back(policy):
+    expected = play(policy)
+    for layer in policy.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    policy.model.train()
+    assert_same(play(policy), expected)
+    assert policy.model.training
+
+
+# ---- Noise -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prompts": PROMPTS[::-1]}, {"prompts": PROMPTS[1:2]}, {"group_size": 2}, {"sessions": 3}, {"sessions": 6}],
+    ids=["another order", "one prompt alone", "a smaller group", "one group at a time", "two groups at a time"],
+)
+def test_a_trajectory_depends_on_its_key_alone(policy, changes):
+    expected = {(t.group, t.sample): t for t in play(policy)}
+    played = play(policy, **changes)
+    assert_same(played, [expected[t.group, t.sample] for t in played])
+
+
+@pytest.mark.parametrize("key", [(4, 0, 11), (3, 1, 11), (3, 0, 12)])
+def test_another_seed_or_iteration_plays_otherwise(policy, key):
+    changed, before = play(policy, key=key), play(policy)
+    assert all(a.token_ids != b.token_ids for a, b in zip(changed, before, strict=True))
+
+
+def test_samples_of_a_group_differ(policy):
+    assert len({t.token_ids for t in play(policy, group_size=6)}) == 18
+
+
+def test_noise_is_a_function_of_its_key():
+    np.testing.assert_array_equal(keyed_uniforms((1, 2, 3), 4), keyed_uniforms((1, 2, 3), 9)[:4])
+    keys = [(1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0), (3, 2, 1)]
+    assert len({tuple(keyed_uniforms(key, 2)) for key in keys}) == len(keys)
+
+
+def test_tokens_are_drawn_by_inverting_the_cdf():
+    logits = torch.tensor([0.2, 0.3, 0.5]).log() + 7
+    uniforms = torch.tensor([0.0, 0.19, 0.21, 0.49, 0.51, 0.999999], dtype=torch.float64)
+    ids, logprobs = draw(logits.expand(6, 3), uniforms, greedy=False)
+    assert ids.tolist() == [0, 0, 1, 1, 2, 2]
+    expected = torch.tensor([0.2, 0.2, 0.3, 0.3, 0.5, 0.5]).log()
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-6)
+    assert draw(logits.expand(6, 3), uniforms, greedy=True)[0].tolist() == [2] * 6
+
+
+# ---- What is read ----------------------------------------------------------------------------------------------------
+
+
+def test_prompts_are_read_once_and_history_never_again(policy, forwards):
+    engine, prompts = HuggingFaceEngine(), [range(10, 20), range(30, 33)]
+    sessions = open_all(engine, policy, prompts, n=3)
+    for turn, result in enumerate([(), (40, 41, 42, 43, 44)]):
+        completions = extend_all(engine, sessions, [result] * 6, samplings([4] * 6, key=turn))
+        assert {c.finish for c in completions} == {"length"}
+    first, second = [(6, 1)] * 4, [(6, 1 + 5)] + [(6, 1)] * 3
+    assert forwards == [(2, 9), *first, *second]
+
+
+def test_an_episode_reads_its_prompt_once_and_every_later_token_but_the_last_once(policy, forwards):
+    engine, prompt, group, tokens, result = HuggingFaceEngine(), range(10, 30), 4, 5, (40, 41, 42)
+    sessions = open_all(engine, policy, [prompt], n=group)
+    for turn in range(3):
+        extend_all(engine, sessions, [result if turn else ()] * group, samplings([tokens] * group, key=turn))
+    read = sum(height * width for height, width in forwards)
+    assert read == (len(prompt) - 1) + group * (1 + 3 * tokens + 2 * len(result) - 1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "heights"),
+    [((2, 2, 2, 6), [4, 4, 1, 1, 1, 1]), ((2, 6, 6, 6), [4] * 6), ((1, 3, 3, 5), [4, 4, 4, 1, 1])],
+)
+def test_finished_rows_leave_the_batch_once_they_are_many(policy, forwards, limits, heights):
+    engine = HuggingFaceEngine()
+    sessions = open_all(engine, policy, [range(10, 20)], n=4)
+    completions = extend_all(engine, sessions, [()] * 4, samplings(limits))
+    assert [len(c.ids) for c in completions] == list(limits)
+    assert [height for height, _ in forwards[1:]] == heights
+
+
+def test_an_interrupted_rollout_leaves_the_engine_usable(policy):
+    engine = HuggingFaceEngine()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        play(policy, engine, environment=lambda task: Talk(task, broken=task.task_id == "t1"))
+    assert_same(play(policy, engine), play(policy))
+
+
+# ---- Where an action ends --------------------------------------------------------------------------------------------
+
+
+def sample_many(policy, stop_texts, max_tokens=12):
+    engine = HuggingFaceEngine()
+    sessions = open_all(engine, policy, [range(10, 20)], n=32)
+    return extend_all(engine, sessions, [()] * 32, samplings([max_tokens] * 32, stop_texts))
+
+
+def test_a_token_that_overshoots_the_stop_text_is_kept_whole(policy):
+    decode, stop = policy.tokenizer.decode, "e"
+    stopped = [c.ids for c in sample_many(policy, (stop,)) if c.finish == "stop"]
+    assert all(stop in decode(ids) and stop not in decode(ids[:-1]) for ids in stopped)
+    assert any(not decode(ids).endswith(stop) for ids in stopped)
+    assert any(decode(ids).endswith(stop) for ids in stopped)
+
+
+def test_a_stop_text_may_be_spread_over_tokens():
+    tokenizer = build_tokenizer()
+    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁Va", "ro", "▁of")]
+    assert [StopWatcher(tokenizer, ("aro o",)).complete(ids[: n + 1]) for n in range(3)] == [False, False, True]
+
+
+def test_the_end_token_ends_an_action_and_is_kept(policy):
+    eos = policy.tokenizer.eos_token_id
+    favour_end(policy, 4.0)
+    completions = sample_many(policy, NEVER)
+    ended = [c.ids for c in completions if c.finish == "eos"]
+    assert len(ended) > 5 and all(ids[-1] == eos and eos not in ids[:-1] for ids in ended)
+    assert all(eos not in c.ids and len(c.ids) == 12 for c in completions if c.finish == "length")
+
+
+def test_an_action_without_an_end_is_cut_at_its_limit(policy):
+    favour_end(policy, -math.inf)
+    assert {(c.finish, len(c.ids), len(c.logprobs)) for c in sample_many(policy, NEVER, 3)} == {("length", 3, 3)}
+
+
+TOKENIZER = build_tokenizer()
+ASCII = st.sampled_from(
+    [i for i, t in enumerate(TOKENIZER.batch_decode([[i] for i in range(len(TOKENIZER))])) if t.isascii()]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(ASCII, min_size=1, max_size=12),
+    st.sets(st.sampled_from(["a", "of", "o V", "h>", "</search>"]), min_size=1),
+)
+def test_the_watcher_stops_at_the_first_token_that_completes_a_stop_text(ids, stop_texts):
+    watcher = StopWatcher(TOKENIZER, tuple(stop_texts))
+    texts = [TOKENIZER.decode(ids[: n + 1]) for n in range(len(ids))]
+    naive = next((n for n, text in enumerate(texts) if any(stop in text for stop in stop_texts)), None)
+    assert next((n for n in range(len(ids)) if watcher.complete(ids[: n + 1])), None) == naive

@@ -1,0 +1,252 @@
+"""The multi-turn loop, played by written actions in the real search environment: what is kept, and how it ends."""
+
+import warnings
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from a2tgpo.batch import collate
+from a2tgpo.engines.scripted import ScriptedEngine
+from a2tgpo.environments.search_qa import Reward, SearchQA
+from a2tgpo.interfaces import StepResult
+from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.rollout import Rollout
+from a2tgpo.trajectory import StopReason, Task
+
+PASSAGES = ("The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu.")
+TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films")
+SEARCH = "<think> need director</think><search> director of Bemi</search>"
+ANSWER = "<think> done</think><answer> Varo Tano</answer>"
+ROOMY = {"max_prompt_tokens": 64, "max_response_tokens": 200, "max_action_tokens": 40, "max_sessions": 64}
+KEY = (7, 1)
+
+
+class RecordingEngine(ScriptedEngine):
+    """Remembers what it sampled and read, by sampling key."""
+
+    def __init__(self, script):
+        super().__init__(script)
+        self.sampled, self.read, self.limits, self.opened = {}, {}, {}, 0
+
+    async def open(self, prompt_ids, n):
+        self.opened += n
+        return await super().open(prompt_ids, n)
+
+    async def extend(self, session, new_ids, sampling):
+        completion = await super().extend(session, new_ids, sampling)
+        self.sampled[sampling.key] = completion
+        self.read[sampling.key] = tuple(new_ids)
+        self.limits[sampling.key] = sampling.max_tokens
+        return completion
+
+
+@dataclass
+class Echo:
+    """An environment that says `observation` to everything."""
+
+    observation: str
+    stop_texts: tuple[str, ...] = ("</search>",)
+    answer_wrapper: tuple[str, str] = ("<answer> ", "</answer>")
+
+    def prompt(self):
+        return "Question:"
+
+    def step(self, action_text):
+        return StepResult(self.observation)
+
+    def finish(self, stop):
+        return 0.0, {}
+
+
+def search_qa(retriever=None):
+    retriever = retriever or BM25Retriever({"films": PASSAGES}.__getitem__)
+    return lambda task: SearchQA(
+        task, retriever, Reward(), "Question: {question}", ("<answer> ", "</answer>"), 2, 1, 10.0, max_tool_failures=2
+    )
+
+
+def play(policy, script, prompts=((0, TASK),), group_size=1, environment=None, **limits):
+    engine = RecordingEngine(script if callable(script) else lambda key: script)
+    loop = Rollout(engine, environment or search_qa(), **(ROOMY | limits))
+    return loop.run(policy, prompts, group_size, KEY, greedy=False), engine
+
+
+def encode(policy, text):
+    return tuple(policy.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+class Broken:
+    def search(self, query, topk, corpus=""):
+        raise RuntimeError("down")
+
+
+# ---- How an episode ends ---------------------------------------------------------------------------------------------
+
+ENDS = [
+    (StopReason.ANSWERED, [SEARCH, ANSWER], [True, False], 1.0, None),
+    (StopReason.ANSWERED, ["<answer> Kelu</answer>"], [False], 0.0, None),
+    (StopReason.MAX_TURNS, [SEARCH] * 3, [True, True, False], -1.0, None),
+    (StopReason.MAX_TOKENS, [SEARCH, "<think>" + " need" * 60], [True, False], -1.0, None),
+    (StopReason.INVALID_ACTION, [SEARCH, "need director"], [True, False], -1.0, None),
+    (StopReason.TOOL_FAILURE, [SEARCH] * 2, [True, True], -1.0, Broken()),
+]
+
+
+@pytest.mark.parametrize(("stop", "script", "process", "outcome", "retriever"), ENDS)
+def test_every_stop_reason(random_policy, stop, script, process, outcome, retriever):
+    (trajectory,), _ = play(random_policy, script, environment=search_qa(retriever))
+    assert trajectory.stop is stop
+    assert [turn.is_process for turn in trajectory.turns] == process
+    assert trajectory.outcome == outcome
+    assert trajectory.metrics["searches"] == min(2, script.count(SEARCH))
+
+
+def test_a_cut_action_counts_for_nothing_even_if_it_holds_an_answer(random_policy):
+    cut = len(encode(random_policy, ANSWER)) + 1
+    (trajectory,), _ = play(random_policy, [ANSWER + " need need"], max_action_tokens=cut)
+    assert trajectory.stop is StopReason.MAX_TOKENS
+    assert trajectory.turns[0].action_text == ANSWER + " need"
+    assert (trajectory.outcome, trajectory.metrics["em"]) == (-1.0, 0.0)
+
+
+@pytest.mark.parametrize("room", [0, 1, 3])
+def test_a_result_that_uses_up_the_budget_is_cut_and_ends_the_episode(random_policy, room):
+    budget = len(encode(random_policy, SEARCH)) + room
+    (trajectory,), _ = play(random_policy, [SEARCH], max_response_tokens=budget)
+    (turn,) = trajectory.turns
+    assert trajectory.stop is StopReason.MAX_TOKENS
+    assert turn.observation_ids == encode(random_policy, f"<result> {PASSAGES[0]}</result>")[:room]
+    assert turn.is_process == bool(room)
+    assert len(trajectory.context_lengths) == 1 + bool(room)
+    assert len(trajectory.token_ids) == len(trajectory.prompt_ids) + budget
+
+
+def test_a_result_that_just_fits_ends_the_episode_too(random_policy):
+    result = f"<result> {PASSAGES[0]}</result>"
+    budget = len(encode(random_policy, SEARCH)) + len(encode(random_policy, result))
+    (trajectory,), _ = play(random_policy, [SEARCH], max_response_tokens=budget)
+    assert trajectory.stop is StopReason.MAX_TOKENS
+    assert trajectory.turns[0].observation_ids == encode(random_policy, result)
+
+
+def test_the_next_action_gets_what_the_budget_leaves(random_policy):
+    used = len(encode(random_policy, SEARCH)) + len(encode(random_policy, f"<result> {PASSAGES[0]}</result>"))
+    limits = {"max_response_tokens": used + 2, "max_action_tokens": used}
+    (trajectory,), engine = play(random_policy, [SEARCH, ANSWER], **limits)
+    assert engine.limits == {(*KEY, 0, 0, 0): used, (*KEY, 0, 0, 1): 2}
+    assert trajectory.stop is StopReason.MAX_TOKENS
+    assert trajectory.turns[1].action_ids == encode(random_policy, ANSWER)[:2]
+
+
+def test_an_environment_that_neither_speaks_nor_stops_is_refused(random_policy):
+    with pytest.raises(ValueError, match=r"task t: .*neither"):
+        play(random_policy, ["need", "need"], environment=lambda task: Echo(""))
+
+
+# ---- What is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_tool_text_is_encoded_on_its_own(random_policy):
+    script, environment = ["need dir", "need" * 20], lambda task: Echo("ector")
+    (trajectory,), _ = play(random_policy, script, environment=environment)
+    turn, together = trajectory.turns[0], encode(random_policy, "need director")
+    assert turn.observation_ids == encode(random_policy, "ector")
+    assert turn.action_ids + turn.observation_ids != together
+    assert random_policy.tokenizer.decode(turn.action_ids + turn.observation_ids) == "need director"
+
+
+@pytest.mark.parametrize("text", ["</search>", "<answer> Varo Tano</answer>", "<eos>", "<pad>"])
+def test_stop_texts_and_end_tokens_of_the_tool_end_nothing(random_policy, text):
+    environment = search_qa(BM25Retriever(lambda corpus: [f"director {text} Bemi"]))
+    (trajectory,), _ = play(random_policy, [SEARCH, ANSWER], environment=environment)
+    assert (trajectory.stop, len(trajectory.turns)) == (StopReason.ANSWERED, 2)
+
+
+PIECES = st.sampled_from(
+    [SEARCH, ANSWER, "<search> Varo</search>", "<answer>", "</search> of", " need", "é", "\n", "<think>", "x</result>"]
+)
+ACTIONS = st.lists(PIECES, min_size=1, max_size=3).map("".join)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(ACTIONS, min_size=3, max_size=3), min_size=4, max_size=4), st.integers(1, 70))
+def test_the_trained_row_is_what_the_policy_read_and_sampled(random_policy, scripts, budget):
+    trajectories, engine = play(
+        random_policy,
+        lambda key: scripts[2 * key[-2] + key[-1]],
+        [(0, TASK), (1, TASK)],
+        group_size=2,
+        max_response_tokens=budget,
+        max_action_tokens=20,
+    )
+    batch = collate(trajectories, random_policy.pad_id)
+    for row, trajectory in enumerate(trajectories):
+        key = (*KEY, trajectory.group, trajectory.sample)
+        completions = [engine.sampled[(*key, turn)] for turn in range(len(trajectory.turns))]
+        assert [turn.action_ids for turn in trajectory.turns] == [c.ids for c in completions]
+        assert [turn.action_logprobs for turn in trajectory.turns] == [c.logprobs for c in completions]
+        ids, turn_ids = list(trajectory.prompt_ids), [-1] * len(trajectory.prompt_ids)
+        for index, completion in enumerate(completions):
+            heard = engine.read.get((*key, index + 1), trajectory.turns[index].observation_ids)
+            ids += [*completion.ids, *heard]
+            turn_ids += [index] * len(completion.ids) + [-1] * len(heard)
+        padding = batch.input_ids.shape[1] - len(ids)
+        assert batch.lengths[row] == len(ids) <= len(trajectory.prompt_ids) + budget
+        assert batch.input_ids[row].tolist() == ids + [random_policy.pad_id] * padding
+        assert batch.turn_ids[row].tolist() == turn_ids + [-1] * padding
+        assert batch.attention_mask[row].tolist() == [True] * len(ids) + [False] * padding
+        assert torch.equal(batch.rollout_logprobs[row], -(batch.turn_ids[row] >= 0).float())
+
+
+def test_a_trajectory_says_where_its_beliefs_are(random_policy):
+    (trajectory,), _ = play(random_policy, [SEARCH, SEARCH, ANSWER])
+    first, second, _ = (len(turn.action_ids) + len(turn.observation_ids) for turn in trajectory.turns)
+    prompt = len(trajectory.prompt_ids)
+    assert trajectory.context_lengths == (prompt, prompt + first, prompt + first + second)
+    assert collate([trajectory], 0).process_mask.tolist() == [[True, True, False]]
+
+
+# ---- Prompts and order -----------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_played(random_policy):
+    long = Task("long", "What is the director of" + " Bemi" * 30 + "?", ("x",))
+    engine = RecordingEngine(lambda key: [ANSWER])
+    loop = Rollout(engine, search_qa(), **(ROOMY | {"max_sessions": 1}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"task long: .* data\.module\.max_prompt_tokens=64"):
+            loop.run(random_policy, [(0, TASK), (1, long)], 1, KEY, greedy=False)
+    assert engine.opened == 0
+
+
+def test_a_prompt_at_the_limit_is_played(random_policy):
+    limit = len(encode(random_policy, f"Question: {TASK.question}"))
+    assert len(play(random_policy, [ANSWER], max_prompt_tokens=limit)[0]) == 1
+    with pytest.raises(ValueError, match=f"has {limit} tokens"):
+        play(random_policy, [ANSWER], max_prompt_tokens=limit - 1)
+
+
+PROMPTS = [(4, TASK), (0, Task("u", "What is the birthplace of Varo Tano?", ("Kelu",), corpus="films")), (2, TASK)]
+
+
+def told_apart(key):
+    return [SEARCH] * (key[-1] % 3) + [f"<answer> {key[-2]} {key[-1]}</answer>"]
+
+
+def test_trajectories_come_by_group_and_sample(random_policy):
+    trajectories, _ = play(random_policy, told_apart, PROMPTS, group_size=3)
+    expected = [(group, sample) for group, _ in PROMPTS for sample in range(3)]
+    assert [(t.group, t.sample) for t in trajectories] == expected
+    assert [t.turns[-1].action_text for t in trajectories] == [told_apart(key)[-1] for key in expected]
+    assert [t.task.task_id for t in trajectories] == ["t"] * 3 + ["u"] * 3 + ["t"] * 3
+
+
+@pytest.mark.parametrize("max_sessions", [1, 3, 5, 6])
+def test_playing_a_few_at_a_time_changes_nothing(random_policy, max_sessions):
+    at_once, _ = play(random_policy, told_apart, PROMPTS, group_size=3)
+    in_parts, _ = play(random_policy, told_apart, PROMPTS, group_size=3, max_sessions=max_sessions)
+    assert in_parts == at_once

@@ -1,0 +1,290 @@
+"""Beliefs and log-probs from one cached pass equal those of plain forwards, however the rows are batched."""
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+from conftest import build_trajectory
+
+from a2tgpo.batch import collate, pack
+from a2tgpo.beliefs import encode_answer, plan_beliefs
+from a2tgpo.normalizers.turn_group import TurnGroup
+from a2tgpo.ratios.token import TokenRatio
+from a2tgpo.ratios.turn import TurnRatio
+from a2tgpo.scoring import score, token_stats
+from a2tgpo.signals.information_gain import InformationGain
+
+WRAPPER = ("<think> done</think><answer> ", "</answer>")
+SEARCH, OTHER = "<search> director of Bemi</search>", "<think> need star</think><search> star of Bemi</search>"
+FOUND, NOTHING = "<result> The director of Bemi is Varo Tano.</result>", "<result> Nothing was found.</result>"
+ANSWER = "<answer> Varo</answer>"
+ONE_ROW, ALL_ROWS = 1, 100_000
+
+
+@pytest.fixture
+def policy(random_policy):
+    """Its layers weigh more and its embedding less: what was read long ago moves every log-prob, nothing is certain."""
+    with torch.no_grad():
+        random_policy.model.model.embed_tokens.weight.mul_(0.5)
+        for weight in random_policy.model.model.layers.parameters():
+            weight.mul_(10 if weight.dim() == 2 else 1)
+    return random_policy
+
+
+@pytest.fixture
+def trajectories(policy):
+    """Two groups of unlike lengths: with and without a terminal turn, without any result, with repeated turns."""
+    first, second = {"answers": ("Varo Tano", "Tano")}, {"answers": ("Kelu", "The Kelu", "é", "director"), "group": 3}
+    second["prompt"] = "Question: What is the birthplace of the director of Bemi?"
+    return [
+        build_trajectory(policy, [SEARCH, OTHER, ANSWER], [FOUND, NOTHING], sample=0, **first),
+        build_trajectory(policy, [SEARCH, SEARCH], [FOUND, FOUND], sample=1, **first),
+        build_trajectory(policy, [ANSWER], [], sample=2, **first),
+        build_trajectory(policy, [OTHER, ANSWER], [NOTHING], sample=0, **second),
+        build_trajectory(policy, [SEARCH, OTHER, SEARCH, ANSWER], [FOUND, NOTHING, FOUND], sample=1, **second),
+    ]
+
+
+def ask(policy, trajectories, token_budget=ALL_ROWS, max_aliases=8, wrapper=WRAPPER):
+    """Batch, token statistics, and the answers' log-probs by row, belief state and alias."""
+    batch = collate(trajectories, policy.pad_id)
+    plan = plan_beliefs(trajectories, policy.tokenizer, wrapper, max_aliases)
+    stats, answers = score(policy, batch, plan.questions, token_budget)
+    return batch, stats, plan.spread(answers)
+
+
+def log_softmax(policy, ids):
+    """Row l: log-probs of the token after ids[: l + 1], from one plain forward."""
+    with torch.no_grad():
+        return policy.model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+
+
+def oracle(policy, context, answer):
+    """(1/L) Σⱼ log π(aⱼ | context, a_<j) from a forward over this context and this answer alone."""
+    encoded = encode_answer(policy.tokenizer, answer, WRAPPER)
+    ids = [*context, *encoded.ids]
+    logprobs = log_softmax(policy, ids)
+    own = range(len(context) + encoded.start, len(ids))
+    return sum(float(logprobs[place - 1, ids[place]]) for place in own) / len(own)
+
+
+def oracle_by_state(policy, trajectory):
+    """[S, A]"""
+    contexts = [trajectory.token_ids[:length] for length in trajectory.context_lengths]
+    return torch.tensor([[oracle(policy, c, answer) for answer in trajectory.task.answers] for c in contexts])
+
+
+def close(actual, expected, atol=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def eager(policy):
+    other = copy.deepcopy(policy)
+    other.model.set_attn_implementation("eager")
+    assert other.model.config._attn_implementation == "eager"
+    return other
+
+
+# ---- Beliefs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("token_budget", [ONE_ROW, 180, ALL_ROWS])
+def test_answers_in_one_cached_pass_equal_one_forward_per_prefix(policy, trajectories, token_budget, attention):
+    assert len(pack([len(t.token_ids) for t in trajectories], 180)) in (2, 3, 4)
+    scorer = policy if attention == "sdpa" else eager(policy)
+    _, _, (answers, alias_mask, state_mask) = ask(scorer, trajectories, token_budget)
+    for row, trajectory in enumerate(trajectories):
+        expected = oracle_by_state(policy, trajectory)
+        states, aliases = expected.shape
+        assert state_mask[row].tolist() == [state < states for state in range(state_mask.shape[1])]
+        assert alias_mask[row].tolist() == [alias < aliases for alias in range(alias_mask.shape[1])]
+        close(answers[row, :states, :aliases], expected)
+
+
+JOIN = {"first": lambda p: p[:, 0], "max": lambda p: p.amax(1), "mean": lambda p: p.mean(1)}
+
+
+@pytest.mark.parametrize("aliases", JOIN)
+@pytest.mark.parametrize("gain", ["prob", "log_prob"])
+def test_beliefs_and_gains_follow_from_the_forwards(policy, trajectories, aliases, gain):
+    signal = InformationGain(gain=gain, aliases=aliases)
+    _, _, answers = ask(policy, trajectories, 180, signal.max_aliases)
+    gains, beliefs, gain_mask = signal(*answers)
+    for row, trajectory in enumerate(trajectories):
+        belief = JOIN[aliases](oracle_by_state(policy, trajectory).exp())
+        turns = len(belief) - 1
+        close(beliefs[row, : turns + 1], belief)
+        close(gains[row, :turns], (belief if gain == "prob" else belief.log()).diff())
+        assert gain_mask[row].tolist() == [turn < turns for turn in range(gain_mask.shape[1])]
+        assert not gains[row, turns:].any()
+
+
+def test_the_context_of_a_belief_ends_after_the_result(policy):
+    pair = [build_trajectory(policy, [SEARCH, ANSWER], [result], sample=i) for i, result in enumerate((FOUND, NOTHING))]
+    _, beliefs, _ = InformationGain()(*ask(policy, pair)[2])
+    assert beliefs[0, 0] == beliefs[1, 0]
+    assert abs(beliefs[0, 1] - beliefs[1, 1]) > 1e-5
+
+
+def test_no_more_than_the_first_eight_answers_are_asked_for(policy):
+    answers = tuple(f"Varo {n}" for n in range(10))
+    plan = plan_beliefs([build_trajectory(policy, [ANSWER], [], answers=answers)], policy.tokenizer, WRAPPER, 8)
+    assert [q.answer for q in plan.questions] == [encode_answer(policy.tokenizer, a, WRAPPER) for a in answers[:8]]
+
+
+def test_nothing_is_asked_where_no_signal_needs_it(policy, trajectories):
+    plan = plan_beliefs(trajectories, policy.tokenizer, WRAPPER, 0)
+    answers, alias_mask, state_mask = plan.spread(torch.zeros(0))
+    assert (plan.questions, answers.shape, alias_mask.shape) == ([], (5, 5, 0), (5, 0))
+    assert not state_mask.any()
+
+
+def test_a_task_without_answer_is_refused_by_name(policy):
+    open_ended = build_trajectory(policy, [ANSWER], [], group=4, answers=())
+    with pytest.raises(ValueError, match=r"task task-4: .*model/signal=none"):
+        plan_beliefs([open_ended], policy.tokenizer, WRAPPER, 1)
+
+
+# ---- Where the answer is ---------------------------------------------------------------------------------------------
+
+SPANS = [
+    (WRAPPER, "Varo", ["▁Va", "ro"]),  # the blank of the wrapper is in the answer's first token
+    (WRAPPER, "Varo Tano", ["▁Va", "ro", "▁Ta", "no"]),
+    (("<answer>", "</answer>"), " director", ["▁director"]),
+    (("<answer> dir", "</answer>"), "ector", ["▁director"]),
+    (("<answer> dir", "or</answer>"), "ect", ["▁director"]),
+    (("<answer> di", "</answer>"), "rector of", ["▁director", "▁of"]),
+    (("<answer> of ", " of</answer>"), "of", ["▁of"]),
+    (("<answer> ", "</answer>"), "é", ["▁", "<0xC3>", "<0xA9>"]),
+]
+
+
+@pytest.mark.parametrize(("wrapper", "answer", "expected"), SPANS)
+def test_the_answers_tokens_are_those_that_overlap_its_characters(policy, wrapper, answer, expected):
+    encoded = encode_answer(policy.tokenizer, answer, wrapper)
+    whole = policy.tokenizer("".join((wrapper[0], answer, wrapper[1])), add_special_tokens=False).input_ids
+    assert list(encoded.ids) == whole[: len(encoded.ids)]
+    own = policy.tokenizer.convert_ids_to_tokens(encoded.ids[encoded.start :])
+    assert own == expected
+
+
+@pytest.mark.parametrize("answer", ["", " ", "\n\t"])
+def test_a_blank_answer_is_refused(policy, answer):
+    with pytest.raises(ValueError, match="blank"):
+        encode_answer(policy.tokenizer, answer, WRAPPER)
+
+
+def test_a_wrapper_without_text_before_the_answer_is_refused(policy):
+    with pytest.raises(ValueError, match=re.escape("data.environment.answer_wrapper=('', '</answer>')")):
+        encode_answer(policy.tokenizer, "Varo", ("", "</answer>"))
+
+
+# ---- Equal contexts --------------------------------------------------------------------------------------------------
+
+
+def test_equal_contexts_of_a_group_are_scored_once(policy):
+    branches = [[SEARCH, ANSWER], [SEARCH, ANSWER], [SEARCH, SEARCH, ANSWER], [OTHER, ANSWER]]
+    found = [[FOUND], [FOUND], [FOUND, FOUND], [FOUND]]
+    both = [
+        build_trajectory(policy, actions, results, group, sample)
+        for group in (0, 1)
+        for sample, (actions, results) in enumerate(zip(branches, found, strict=True))
+    ]
+    plan = plan_beliefs(both, policy.tokenizer, WRAPPER, 1)
+    assert len(plan.questions) == 2 * 4  # query · search · search, search · other
+    states = collate(both, 0).state_ids
+    for group in (states[:4], states[4:]):
+        query, after_search, after_two, after_other = group[0, 0], group[0, 1], group[2, 2], group[3, 1]
+        assert (group[:, 0] == query).all() and (group[:3, 1] == after_search).all()
+        assert len({int(state) for state in (query, after_search, after_two, after_other)}) == 4
+    assert not set(states[:4, :2].flatten().tolist()) & set(states[4:, :2].flatten().tolist())
+
+
+@pytest.fixture
+def same_first_turn(policy):
+    """The same first turn four times, before rests of unlike length."""
+    rests = [[ANSWER], [OTHER, ANSWER], [OTHER, OTHER, ANSWER], [SEARCH, OTHER, OTHER, ANSWER]]
+    return [
+        build_trajectory(policy, [SEARCH, *rest], [FOUND] + [NOTHING] * (len(rest) - 1), sample=sample)
+        for sample, rest in enumerate(rests)
+    ]
+
+
+@pytest.mark.parametrize("gain", ["prob", "log_prob"])
+def test_a_turn_taken_alike_by_all_stands_out_nowhere(policy, same_first_turn, gain):
+    gains, _, mask = InformationGain(gain=gain)(*ask(policy, same_first_turn, ONE_ROW)[2])
+    normalized = TurnGroup(resolution=0.0)(gains, mask, torch.zeros(4, dtype=torch.long))
+    assert not normalized[:, 0].any()
+    assert normalized[mask[:, 1], 1].abs().min() > 0
+
+
+def test_rounding_between_batches_is_no_spread(policy, same_first_turn):
+    longer = build_trajectory(policy, [OTHER] * 5, [FOUND] * 5, group=1)
+    apart = [ask(policy, [t, longer][: 1 + i % 2])[2] for i, t in enumerate(same_first_turn)]
+    beliefs = torch.stack([InformationGain()(*answers)[1][0, :2] for answers in apart])
+    gains, mask = beliefs.diff(dim=1), torch.ones(4, 1, dtype=torch.bool)
+    assert gains.abs().max() > 0 and gains.max() - gains.min() < 1e-6
+    assert not TurnGroup()(gains, mask, torch.zeros(4, dtype=torch.long)).any()
+
+
+# ---- Log-probs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("token_budget", [ONE_ROW, 180, ALL_ROWS])
+def test_token_statistics_equal_a_plain_forward(policy, trajectories, token_budget, attention):
+    batch, stats, _ = ask(policy if attention == "sdpa" else eager(policy), trajectories, token_budget)
+    for row, trajectory in enumerate(trajectories):
+        logprobs = log_softmax(policy, trajectory.token_ids)
+        place = (batch.turn_ids[row] >= 0).nonzero()[:, 0]
+        expected = torch.zeros(2, batch.turn_ids.shape[1])
+        expected[0, place] = logprobs[place - 1, batch.input_ids[row, place]]
+        expected[1, place] = -(logprobs.exp() * logprobs).sum(-1)[place - 1]
+        close(torch.stack([stats.logprobs[row], stats.entropy[row]]), expected)
+
+
+@pytest.mark.parametrize("ratio", [TokenRatio(), TurnRatio()])
+@pytest.mark.parametrize("train", [False, True])
+def test_the_first_step_after_a_rollout_has_ratio_one(policy, trajectories, ratio, train):
+    batch, stats, _ = ask(policy, trajectories, 180)
+    policy.model.train(train)
+
+    def largest_log_ratio(token_budget):
+        largest = 0.0
+        for rows in pack(batch.lengths.tolist(), token_budget):
+            part = batch.rows(rows)
+            logprobs = token_stats(policy, part.input_ids, part.turn_ids).logprobs
+            old = stats.logprobs[rows][:, : logprobs.shape[1]]
+            largest = max(largest, float(ratio(logprobs.detach(), old, part.turn_ids).abs().max()))
+        return largest
+
+    assert largest_log_ratio(180) == 0.0
+    assert max(largest_log_ratio(budget) for budget in (ONE_ROW, 100, ALL_ROWS)) <= 1e-5
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_dropout_is_off_while_scoring_and_the_mode_comes_back(policy, trajectories, train):
+    _, expected, (answers, *_) = ask(policy, trajectories)
+    for layer in policy.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    policy.model.train(train)
+    _, stats, (again, *_) = ask(policy, trajectories)
+    assert policy.model.training == train
+    assert torch.equal(stats.logprobs, expected.logprobs) and torch.equal(again, answers)
+
+
+def test_eager_attention_gets_numbers_and_sdpa_gets_the_mask(policy):
+    mask = torch.tensor([[[[True, False], [True, True]]]])
+    assert policy.attention_mask(mask) is mask
+    added = eager(policy).attention_mask(mask)
+    assert added.dtype == torch.float32
+    assert torch.equal(added == 0, mask) and added[~mask].max() < -1e30
+
+
+def test_a_belief_is_at_most_one(policy, trajectories):
+    _, _, (answers, alias_mask, state_mask) = ask(policy, trajectories)
+    known = answers[state_mask[:, :, None] & alias_mask[:, None]]
+    assert -math.inf < known.min() and known.max() < 0
