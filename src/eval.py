@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from a2tgpo.evaluation import evaluate, load_weights, move
 from a2tgpo.process import settle
 from a2tgpo.trajectory import Split
-from launch import ROOT, one_line_errors, prepare_process
+from launch import ROOT, launch, one_line_errors, prepare_process
 
 prepare_process()
 

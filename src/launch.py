@@ -36,8 +36,10 @@ def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
 
 
 def prepare_process() -> None:
-    """Resolvers `project_root` and `run_dir` for the configuration; Lightning speaks only when something is wrong."""
+    """Resolvers `project_root` and `run_dir` for the configuration; libraries speak only when something is wrong."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from a2tgpo.process import settle
 from a2tgpo.report import print_report
-from launch import ROOT, one_line_errors, prepare_process
+from launch import ROOT, launch, one_line_errors, prepare_process
 
 prepare_process()
 
@@ -25,7 +25,9 @@ def train(config: DictConfig) -> None:
     with one_line_errors():
         settle(config.threads)
         lightning.seed_everything(config.seed, workers=True, verbose=False)
-        OmegaConf.save(config, Path(config.paths.output_dir) / "config.yaml", resolve=True)
+        run_dir = Path(config.paths.output_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
         data = instantiate(config.data.module, _convert_="all")
         learner = instantiate(config.model.module, _convert_="all")
         trainer = instantiate(
@@ -40,7 +42,7 @@ def train(config: DictConfig) -> None:
         best = "best" if trainer.checkpoint_callback.best_model_path else None
         trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
     if trainer.is_global_zero:
-        print_report(Path(config.paths.output_dir))
+        print_report(run_dir)
 
 
 if __name__ == "__main__":

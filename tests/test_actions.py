@@ -175,7 +175,8 @@ def test_usefulness_is_unknown_without_evidence():
 
 def test_an_empty_result_says_so_and_is_no_failure():
     game = episode(Says(lambda: []))
-    assert game.step(SEARCH) == StepResult("<result> Nothing was found.</result>", useful=False)
+    result = game.step(SEARCH)
+    assert (result.observation, result.useful, result.stop) == ("<result> Nothing was found.</result>", False, None)
     assert game.finish(StopReason.MAX_TURNS)[1]["tool_failures"] == 0.0
 
 

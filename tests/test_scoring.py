@@ -158,7 +158,7 @@ SPANS = [
     (("<answer> dir", "or</answer>"), "ect", ["▁director"]),
     (("<answer> di", "</answer>"), "rector of", ["▁director", "▁of"]),
     (("<answer> of ", " of</answer>"), "of", ["▁of"]),
-    (("<answer> ", "</answer>"), "é", ["▁", "<0xC3>", "<0xA9>"]),
+    (("<answer> ", "</answer>"), "é", ["<0xC3>", "<0xA9>"]),
 ]
 
 

@@ -36,6 +36,17 @@ class RolloutDataModule(LightningDataModule):
         test_tasks: int,
     ) -> None:
         super().__init__()
+        counts = {
+            "prompts_per_iteration": prompts_per_iteration,
+            "mini_batch_prompts": mini_batch_prompts,
+            "group_size": group_size,
+            "max_sessions": max_sessions,
+            "val_tasks": val_tasks,
+            "test_tasks": test_tasks,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"data.module.{name}={count}: expected at least 1")
         if prompts_per_iteration % mini_batch_prompts:
             raise ValueError(
                 f"data.module.mini_batch_prompts={mini_batch_prompts}: expected a divisor of "
@@ -67,7 +78,7 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(
                 f"data.module.mini_batch_prompts={self.mini_batch_prompts}: expected a multiple of the {n_ranks} ranks"
             )
-        for split in (Split.TRAIN, Split.VALIDATION) if stage == "fit" else ():
+        for split in {"fit": (Split.TRAIN, Split.VALIDATION), "test": (Split.TEST,)}.get(stage, (Split.VALIDATION,)):
             if not len(self.tasks.split(split)):
                 raise ValueError(f"data.tasks: the {split} split is empty; expected at least one question")
 

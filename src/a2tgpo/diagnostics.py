@@ -27,6 +27,13 @@ def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return {name: totals[name] / n for name in names}
 
 
+def token_positions(lengths: Sequence[int], micro_batches: Sequence[Sequence[int]]) -> Counter[str]:
+    """Positions that a forward pass over rows of these lengths pushes through a model (`forwarded`), and how many of
+    them are not padding (`useful`)."""
+    forwarded = sum(len(rows) * max(lengths[i] for i in rows) for rows in micro_batches)
+    return Counter(forwarded=forwarded, useful=sum(lengths))
+
+
 def per_turn(name: str, values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, float]:
     """Mean and standard deviation of `values` at each turn index, over the turns that count: the drift plot."""
     metrics = {}

@@ -49,9 +49,11 @@ def evaluate(
     One sample a question is greedy; more are sampled and also give mean@k and pass@k.
     """
     start = time.perf_counter()
-    prompts = [(i, tasks[i]) for i in range(min(questions, len(tasks)))]
-    if not prompts:
+    if not len(tasks):
         raise ValueError("data.tasks: the split is empty; expected at least one question")
+    if questions < 1 or samples < 1:
+        raise ValueError(f"questions={questions}, samples={samples}: expected at least 1 of each")
+    prompts = [(i, tasks[i]) for i in range(min(questions, len(tasks)))]
     trajectories = rollout.run(policy, prompts, samples, (seed, EVALUATION_NOISE), greedy=samples == 1)
     summary = {"questions": len(prompts), "samples": samples, **episode_metrics(trajectories)}
     if samples > 1:

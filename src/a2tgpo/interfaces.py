@@ -29,6 +29,8 @@ class StepResult:
     """Why the episode is over; None while it goes on."""
     useful: bool | None = None
     """Did the tool return evidence not seen before? None where nobody knows."""
+    empty: bool = False
+    """The tool was called and had nothing to give: it found nothing, or failed."""
 
 
 class Retriever(Protocol):

@@ -12,11 +12,11 @@ from torchmetrics import MeanMetric
 
 from a2tgpo import diagnostics
 from a2tgpo.batch import RolloutBatch, collate, pack
-from a2tgpo.beliefs import plan_beliefs
+from a2tgpo.beliefs import Question, plan_beliefs
 from a2tgpo.credit import compares_within_groups
 from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
-from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, world
+from a2tgpo.parallel import gather, gather_rows, largest, mean_over_ranks, own_rows, world
 from a2tgpo.phases import Phases
 from a2tgpo.policies.policy import Policy, require_same_architecture
 from a2tgpo.scoring import score, token_stats
@@ -66,7 +66,8 @@ class A2TGPOModule(LightningModule):
         self.metrics: dict[str, float] = {}
         """Numbers of the current iteration: of the rollout set first, of its optimizer steps once they are done."""
         self.tokens: Counter[str] = Counter()
-        """Token positions pushed through a model in scoring and update (`forwarded`), and those not padding."""
+        """Token positions that scoring and update of this iteration pushed through policy and reference."""
+        self.seconds_before: Counter[str] = Counter()
         self.steps: list[dict[str, float]] = []
         self.clip_counts: Tensor | None = None
         self.skipped_in_a_row = 0
@@ -76,6 +77,8 @@ class A2TGPOModule(LightningModule):
 
     def prepare(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         """Score this rank's trajectories and give credit over the whole rollout set; returns this rank's rows."""
+        self.tokens.clear()
+        self.seconds_before = self.phases.seconds.copy()
         with self.phases("scoring"):
             batch, entropy = self.score(trajectories)
             batch, turn_credit = self.give_credit(batch)
@@ -97,7 +100,17 @@ class A2TGPOModule(LightningModule):
         if self.reference is not None:
             reference, _ = score(self.reference, batch, [], self.micro_batch_tokens)
             batch = replace(batch, ref_logprobs=reference.logprobs)
+        self.count_scored(batch.lengths.tolist(), plan.questions)
         return batch, stats.entropy
+
+    def count_scored(self, lengths: Sequence[int], questions: Sequence[Question]) -> None:
+        """Count the positions of the trajectories, once a model, and of the answers behind them."""
+        micro_batches = pack(lengths, self.micro_batch_tokens)
+        answers = Counter(dict.fromkeys(range(len(lengths)), 0))
+        for question in questions:
+            answers[question.row] += question.answer.n_read
+        for rows in (lengths, list(answers.values()), lengths if self.reference is not None else []):
+            self.tokens.update(diagnostics.token_positions(rows, micro_batches if rows else []))
 
     def give_credit(self, batch: RolloutBatch) -> tuple[RolloutBatch, Tensor]:
         """Advantages and clip bounds of every turn; and the part of the advantage that the gains added.
@@ -130,6 +143,7 @@ class A2TGPOModule(LightningModule):
         with self.phases("update"):
             mini_batch = self.weigh(mini_batch)
             micro_batches = self.micro_batches(mini_batch)
+            self.tokens.update(diagnostics.token_positions(mini_batch.lengths.tolist(), micro_batches))
             optimizer = self.optimizers()
             optimizer.zero_grad()
             total, max_log_ratio = 0.0, 0.0
@@ -199,8 +213,12 @@ class A2TGPOModule(LightningModule):
         metrics = mean_over_ranks(metrics)
         metrics["update/first_step_max_log_ratio"] = largest(self.steps[0]["max_log_ratio"])
         metrics["update/max_log_ratio"] = largest(max(step["max_log_ratio"] for step in self.steps))
+        tokens = sum(gather(self.tokens), Counter())
+        metrics |= {f"tokens/{name}": float(tokens[name]) for name in ("forwarded", "useful")}
         self.metrics, self.steps, self.clip_counts = metrics, [], None
-        self.log_dict(metrics)
+        spent = {phase: seconds - self.seconds_before[phase] for phase, seconds in self.phases.seconds.items()}
+        throughput = tokens["useful"] / (spent["scoring"] + spent["update"])
+        self.log_dict(metrics | {"tokens/per_second": throughput} | {f"seconds/{k}": s for k, s in spent.items()})
 
     def configure_optimizers(self) -> dict:
         """Optimizer over the policy's trainable weights; the schedule counts optimizer steps."""
@@ -211,7 +229,7 @@ class A2TGPOModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Raises ValueError where credit compares trajectories of a prompt and there is only one."""
-        if stage == "fit" and compares_within_groups(self.credit) and self.trainer.datamodule.group_size < 2:
+        if stage != "test" and compares_within_groups(self.credit) and self.trainer.datamodule.group_size < 2:
             raise ValueError(
                 f"data.module.group_size={self.trainer.datamodule.group_size}: expected at least 2, "
                 "because model/outcome or model/normalizer compares the trajectories of a prompt"
@@ -246,9 +264,11 @@ class A2TGPOModule(LightningModule):
         self._log_played("test")
 
     def _count(self, trajectories: Sequence[Trajectory]) -> None:
-        for name, value in diagnostics.episode_metrics(trajectories).items():
+        for name, value in diagnostics.episode_metrics(trajectories).items() if trajectories else ():
             self.played.setdefault(name, MeanMetric().to(self.device)).update(value, weight=len(trajectories))
 
     def _log_played(self, split: str) -> None:
+        for name in {name for names in gather(list(self.played)) for name in names}:  # a rank may have had no task
+            self.played.setdefault(name, MeanMetric().to(self.device))
         self.log_dict({f"{split}/{name}": metric.compute() for name, metric in self.played.items()})
         self.played.clear()

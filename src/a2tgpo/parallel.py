@@ -1,6 +1,7 @@
 """The few things ranks must agree on. In a single process everything here is the identity."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,23 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+Value = TypeVar("Value")
+
+
+def gather(value: Value) -> list[Value]:
+    """`value` of every rank, in rank order."""
+    _, n_ranks = world()
+    values = [value] * n_ranks
+    if n_ranks > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def gather_rows(tensor: Tensor, padding: int | float | bool) -> Tensor:
     """Rows of all ranks in rank order; a second axis of unequal length is filled with `padding`."""
-    _, n_ranks = world()
-    if n_ranks == 1:
+    if world()[1] == 1:
         return tensor
-    parts: list[Tensor] = [tensor] * n_ranks
-    dist.all_gather_object(parts, tensor.cpu())
+    parts = gather(tensor.cpu())
     if tensor.ndim == 1:
         return torch.cat(parts)
     width = max(part.shape[1] for part in parts)
@@ -35,23 +46,13 @@ def own_rows(count: int) -> slice:
 
 def largest(value: int | float) -> int | float:
     """The largest `value` of any rank."""
-    _, n_ranks = world()
-    if n_ranks == 1:
-        return value
-    values: list[int | float] = [value] * n_ranks
-    dist.all_gather_object(values, value)
-    return max(values)
+    return max(gather(value))
 
 
 def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
     """Mean of each metric over the ranks that have it."""
-    _, n_ranks = world()
-    if n_ranks == 1:
-        return metrics
-    parts: list[dict[str, float]] = [metrics] * n_ranks
-    dist.all_gather_object(parts, metrics)
     merged: dict[str, list[float]] = {}
-    for part in parts:
+    for part in gather(metrics):
         for name, value in part.items():
             merged.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in merged.items()}

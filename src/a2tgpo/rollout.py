@@ -13,7 +13,20 @@ from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
 TRAINING_NOISE, EVALUATION_NOISE = 0, 1
 """Second part of the key of the sampling noise, after the seed: evaluation never repeats training's draws."""
 
+ENOUGH_CALLS = 16
+"""So many tool calls without a single result are no coincidence."""
+
 _STEP_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="environment")
+
+
+def require_results(trajectories: Sequence[Trajectory]) -> None:
+    """Raises ValueError where all of at least `ENOUGH_CALLS` tool calls had nothing to give: there is no tool."""
+    calls = [turn for trajectory in trajectories for turn in trajectory.turns if turn.is_process]
+    if len(calls) >= ENOUGH_CALLS and all(turn.empty for turn in calls):
+        raise ValueError(
+            f"data.retriever: none of {len(calls)} searches of a rollout set returned a passage; expected some to. "
+            f"The last said: {calls[-1].observation_text}"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Rollout:
                     episode = Episode(self, policy, task, group, sample, prompt_ids, session, (*key, group, sample))
                     episodes.append(episode.play(greedy))
             trajectories += await asyncio.gather(*episodes)
+        require_results(trajectories)
         return trajectories
 
     def _encode_prompt(self, policy: Policy, task: Task) -> tuple[int, ...]:
@@ -120,5 +134,6 @@ class Episode:
             text,
             result.observation,
             result.useful,
+            result.empty,
         )
         return turn, result.stop

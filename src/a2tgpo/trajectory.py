@@ -58,6 +58,8 @@ class Turn:
     observation_text: str = ""
     useful: bool | None = None
     """Did the tool return evidence not seen before? None where nobody knows."""
+    empty: bool = False
+    """The tool was called and had nothing to give: it found nothing, or failed."""
 
     @property
     def is_process(self) -> bool:

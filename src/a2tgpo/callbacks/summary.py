@@ -7,6 +7,10 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 
 
+NOT_TAKEN_OVER = ("seconds/", "tokens/per_second", "test/", "interrupted")
+"""What a resumed run finds out anew."""
+
+
 class Summary(Callback):
     """Writes the summary after training, after testing, and when a run is interrupted.
 
@@ -19,12 +23,12 @@ class Summary(Callback):
         self.began = time.perf_counter()
         self.earlier_seconds: dict[str, float] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take up an earlier part of the run."""
-        if trainer.ckpt_path is not None and self.path.is_file():
+        if stage == "fit" and trainer.ckpt_path is not None and self.path.is_file():
             earlier = json.loads(self.path.read_text())
             self.earlier_seconds = {k: v for k, v in earlier.items() if k.startswith("seconds/")}
-            self.values = {k: v for k, v in earlier.items() if k.startswith("val/")} | self.values
+            self.values = {k: v for k, v in earlier.items() if not k.startswith(NOT_TAKEN_OVER)} | self.values
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start, best and final validation figures."""
@@ -43,6 +47,8 @@ class Summary(Callback):
             "optimizer_steps": trainer.global_step,
             "update/clip_fraction": pl_module.metrics["update/clip_fraction"],
         }
+        for name in ("tokens/forwarded", "tokens/useful"):
+            self.values[name] = self.values.get(name, 0) + int(pl_module.metrics[name])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Figures of the test split."""
@@ -61,8 +67,10 @@ class Summary(Callback):
     def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
         seconds = {"total": time.perf_counter() - self.began, **pl_module.phases.seconds}
-        tokens = {f"tokens/{name}": count for name, count in pl_module.tokens.items()}
         timings = {f"seconds/{k}": v + self.earlier_seconds.get(f"seconds/{k}", 0.0) for k, v in seconds.items()}
+        if "tokens/useful" in self.values:
+            learning = timings["seconds/scoring"] + timings["seconds/update"]
+            self.values["tokens/per_second"] = self.values["tokens/useful"] / learning
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.values | timings | tokens, indent=2) + "\n")
+            self.path.write_text(json.dumps(self.values | timings, indent=2) + "\n")

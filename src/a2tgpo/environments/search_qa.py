@@ -1,15 +1,12 @@
 """Answer a question with the help of a search tool."""
 
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as ToolTimeout
 from dataclasses import dataclass, field
 
 from a2tgpo.environments.matching import exact_match, f1
 from a2tgpo.environments.tags import STOP_TEXTS, format_result, parse_action
+from a2tgpo.environments.tools import call_with_timeout
 from a2tgpo.interfaces import Retriever, StepResult
 from a2tgpo.trajectory import StopReason, Task
-
-_TOOL_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="tool")
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,10 @@ class SearchQA:
         return self._search(action.body)
 
     def _search(self, query: str) -> StepResult:
-        call = _TOOL_THREADS.submit(self.retriever.search, query, self.topk, self.task.corpus)
+        arguments = (query, self.topk, self.task.corpus)
         try:
-            passages = call.result(timeout=self.tool_timeout)
-        except ToolTimeout:
+            passages = call_with_timeout(self.retriever.search, self.tool_timeout, *arguments)
+        except TimeoutError:
             return self._failed(f"no answer within {self.tool_timeout:g} seconds")
         except Exception as error:  # whatever a user's tool raises is news for the policy, and counted
             return self._failed(f"{type(error).__name__}: {error}")
@@ -86,12 +83,12 @@ class SearchQA:
         self._unseen.difference_update(passages)
         self._useful += useful
         text = " ".join(passages) if passages else "Nothing was found."
-        return StepResult(format_result(text), useful=useful if self.task.evidence else None)
+        return StepResult(format_result(text), useful=useful if self.task.evidence else None, empty=not passages)
 
     def _failed(self, why: str) -> StepResult:
         self._failures += 1
         stop = StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None
-        return StepResult(format_result(f"The search failed: {why}."), stop=stop)
+        return StepResult(format_result(f"The search failed: {why}."), stop=stop, empty=True)
 
     def finish(self, stop: StopReason) -> tuple[float, dict[str, float]]:
         """The outcome reward and the metrics of the episode, however it ended."""

@@ -1,0 +1,187 @@
+"""How a rollout set is cut: nothing is lost, everything stays aligned, and what is not an action does not matter."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from conftest import build_trajectory
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a2tgpo.aggregations.seq_mean_token_mean import SeqMeanTokenMean
+from a2tgpo.aggregations.token_mean import TokenMean
+from a2tgpo.batch import PER_TOKEN, collate, context_states, pack
+from a2tgpo.clippers.adaptive_turn import AdaptiveTurn
+from a2tgpo.functional import k3_kl, to_tokens
+from a2tgpo.ratios.sequence import SequenceRatio
+from a2tgpo.ratios.token import TokenRatio
+from a2tgpo.ratios.turn import TurnRatio
+from a2tgpo.scoring import token_stats
+from a2tgpo.surrogates.ppo import PPO
+
+SEARCH, FOUND, ANSWER = "<search> director of Bemi</search>", "<result> Varo Tano.</result>", "<answer> Varo</answer>"
+LENGTHS = st.lists(st.integers(1, 60), max_size=30)
+
+
+@pytest.fixture
+def trajectories(random_policy):
+    """Rows of unlike lengths and numbers of turns."""
+    return [
+        build_trajectory(random_policy, [SEARCH] * n + [ANSWER], [FOUND] * n, n % 2, n // 2, outcome=float(n))
+        for n in (2, 0, 3, 1)
+    ]
+
+
+@pytest.fixture
+def batch(random_policy, trajectories):
+    """Every field that scoring and credit fill holds numbers of its own."""
+    empty = collate(trajectories, random_policy.pad_id)
+    noise = torch.Generator().manual_seed(0)
+    names = (
+        "old_logprobs",
+        "ref_logprobs",
+        "gain",
+        "belief",
+        "normalized",
+        "advantage",
+        "clip_low",
+        "clip_high",
+        "weight",
+    )
+    filled = {name: torch.randn(getattr(empty, name).shape, generator=noise) for name in names}
+    return replace(empty, gain_mask=empty.process_mask, **filled)
+
+
+# ---- Micro-batches ---------------------------------------------------------------------------------------------------
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 12))
+def test_every_row_is_packed_once(lengths, budget, at_least):
+    bins = pack(lengths, budget, at_least)
+    assert sorted(row for rows in bins for row in rows) == list(range(len(lengths)))
+    assert all(bins)
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 12))
+def test_a_micro_batch_keeps_the_budget_padding_included(lengths, budget, at_least):
+    for rows in pack(lengths, budget, at_least):
+        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 40))
+def test_there_are_as_many_micro_batches_as_asked_for(lengths, budget, at_least):
+    needed = len(pack(lengths, budget))
+    assert len(pack(lengths, budget, at_least)) == max(needed, min(at_least, len(lengths)))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "at_least", "expected"),
+    [
+        ([5, 9, 5, 2], 10, 1, [[1], [0, 2], [3]]),
+        ([5, 9, 5, 2], 100, 1, [[1, 0, 2, 3]]),
+        ([5, 9, 5, 2], 100, 2, [[1, 2], [0, 3]]),
+        ([5, 9, 5, 2], 1, 1, [[1], [0], [2], [3]]),
+        ([5, 9], 100, 7, [[1], [0]]),
+        ([], 10, 3, []),
+    ],
+)
+def test_packing_by_hand(lengths, budget, at_least, expected):
+    assert pack(lengths, budget, at_least) == expected
+
+
+def test_rows_of_like_length_share_a_micro_batch():
+    lengths = [40, 1, 39, 2, 38, 3]
+    assert [sorted(lengths[row] for row in rows) for rows in pack(lengths, 120)] == [[38, 39, 40], [1, 2, 3]]
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [[1], [3, 1], range(1, 4), [2, 0, 3, 1]])
+def test_rows_are_taken_whole_and_cut_to_the_longest(batch, index):
+    part = batch.rows(index)
+    length = int(batch.lengths[list(index)].max())
+    assert len(part) == len(index)
+    for f in fields(batch):
+        expected = getattr(batch, f.name)[list(index)]
+        assert torch.equal(getattr(part, f.name), expected[:, :length] if f.name in PER_TOKEN else expected)
+
+
+def test_what_is_cut_off_is_padding(random_policy, trajectories, batch):
+    for row, trajectory in enumerate(trajectories):
+        part = batch.rows([row])
+        assert part.input_ids[0].tolist() == list(trajectory.token_ids)
+        assert part.turn_ids[0].tolist() == list(trajectory.token_turns)
+        assert part.attention_mask.all()
+        assert (batch.input_ids[row, len(trajectory.token_ids) :] == random_policy.pad_id).all()
+
+
+def test_rows_of_rows_are_rows(batch):
+    twice, once = batch.rows([3, 0, 1]).rows([2, 0]), batch.rows([1, 3])
+    assert all(torch.equal(getattr(twice, f.name), getattr(once, f.name)) for f in fields(batch))
+
+
+def test_a_batch_says_which_turns_exist_and_which_had_a_result(batch):
+    assert batch.turn_mask.sum(1).tolist() == [3, 1, 4, 2]
+    assert batch.process_mask.sum(1).tolist() == [2, 0, 3, 1]
+    assert batch.outcome.tolist() == [2.0, 0.0, 3.0, 1.0] and batch.group_ids.tolist() == [0, 0, 1, 1]
+    assert torch.equal(batch.turn_ids.amax(1) + 1, batch.turn_mask.sum(1))
+
+
+def test_contexts_of_two_groups_are_never_equal(random_policy):
+    same = [build_trajectory(random_policy, [SEARCH, ANSWER], [FOUND], group, 0) for group in (0, 0, 1)]
+    first, second, other = context_states(same)
+    assert first == second and not set(first) & set(other)
+
+
+# ---- What does not matter --------------------------------------------------------------------------------------------
+
+KL_COEF = 0.1
+
+
+def loss_and_gradient(batch, logprobs, ratio):
+    """The loss as the learner adds it up, and its gradient by log-prob."""
+    logprobs = logprobs.clone().requires_grad_()
+    turn_ids = batch.turn_ids
+    log_ratio = ratio(logprobs, batch.old_logprobs, turn_ids)
+    low, high = AdaptiveTurn(eps_low=0.3, eps_high=0.4)(batch.normalized)
+    advantage, low, high = (to_tokens(x, turn_ids) for x in (batch.advantage, low, high))
+    per_token = PPO()(log_ratio, logprobs, advantage, low, high) + KL_COEF * k3_kl(logprobs, batch.ref_logprobs)
+    loss = (batch.weight * per_token).sum()
+    loss.backward()
+    return loss.detach(), logprobs.grad
+
+
+@pytest.mark.parametrize("aggregation", [SeqMeanTokenMean(), TokenMean()])
+@pytest.mark.parametrize("ratio", [TokenRatio(), TurnRatio(), SequenceRatio()])
+def test_logprobs_of_tool_prompt_and_padding_tokens_change_nothing(batch, ratio, aggregation):
+    noise = torch.Generator().manual_seed(1)
+    batch = replace(batch, weight=aggregation(batch.turn_ids))
+    logprobs = batch.old_logprobs + 0.2 * torch.randn(batch.turn_ids.shape, generator=noise)
+    other = torch.where(batch.turn_ids >= 0, 0.0, 3 * torch.randn(batch.turn_ids.shape, generator=noise))
+    loss, gradient = loss_and_gradient(batch, logprobs, ratio)
+    changed = replace(batch, old_logprobs=batch.old_logprobs - other, ref_logprobs=batch.ref_logprobs + other)
+    loss_again, gradient_again = loss_and_gradient(changed, logprobs + 2 * other, ratio)
+    assert torch.equal(loss_again, loss) and torch.equal(gradient_again, gradient)
+    assert not gradient[batch.turn_ids < 0].any() and gradient[batch.turn_ids >= 0].any()
+
+
+@pytest.mark.parametrize("budget", [1, 90, 100_000])
+def test_any_split_into_micro_batches_adds_up_to_the_same_gradient(batch, budget):
+    batch = replace(batch, weight=SeqMeanTokenMean()(batch.turn_ids))
+    logprobs = batch.old_logprobs + 0.1
+    loss, gradient = loss_and_gradient(batch, logprobs, TurnRatio())
+    total, summed = torch.zeros(()), torch.zeros_like(gradient)
+    for rows in pack(batch.lengths.tolist(), budget):
+        part = batch.rows(rows)
+        width = part.turn_ids.shape[1]
+        part_loss, part_gradient = loss_and_gradient(part, logprobs[rows][:, :width], TurnRatio())
+        total += part_loss
+        summed[rows, :width] = part_gradient
+    torch.testing.assert_close((total, summed), (loss, gradient), rtol=0, atol=1e-6)
+
+
+def test_what_padding_is_made_of_changes_no_logprob(random_policy, trajectories):
+    batches = [collate(trajectories, pad_id) for pad_id in (random_policy.pad_id, 77)]
+    first, second = (token_stats(random_policy, b.input_ids, b.turn_ids) for b in batches)
+    assert torch.equal(first.logprobs, second.logprobs) and torch.equal(first.entropy, second.entropy)

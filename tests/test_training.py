@@ -1,0 +1,219 @@
+"""Whole runs in a few seconds: what is trained on, what a run leaves behind, and that it can be repeated and resumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import train
+from lightning import Callback
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import SHIPPED, SMALL, checkpoint, same, table
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+KEEP_ALL = ("callbacks.rollout_files.every=1", "callbacks.histograms.every=1")
+LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "data.module.group_size=4")
+"""Settings under which the shipped policy visibly moves within one step."""
+
+
+@pytest.fixture
+def run(composed, tmp_path):
+    """`run(name, …)`: a finished run in the directory `name`."""
+
+    def execute(name, *overrides):
+        paths = (f"paths.policy_dir={SHIPPED}", f"paths.output_dir={tmp_path / name}")
+        train.train(composed("experiment=a2tgpo", *SMALL, *paths, *overrides))
+        return tmp_path / name
+
+    return execute
+
+
+def rollouts(run_dir):
+    return [[json.loads(line) for line in path.open()] for path in sorted((run_dir / "rollouts").glob("*.jsonl"))]
+
+
+# ---- what is trained on ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_runs_end_to_end(composed, policy_dir, tmp_path, name):
+    train.train(composed(f"experiment={name}", *SMALL, "trainer.max_epochs=1", f"paths.policy_dir={policy_dir}"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["experiment"] == name and summary["iterations"] == 1 and summary["optimizer_steps"] == 2
+    assert {"val/em/start", "val/em/final", "test/em"} <= set(summary) and "interrupted" not in summary
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_takes_several_steps_a_rollout_set(composed, name):
+    data = composed(f"experiment={name}").data.module  # with one step every ratio is 1 and clipping never binds
+    assert data.prompts_per_iteration >= 2 * data.mini_batch_prompts
+
+
+def test_rollouts_are_made_anew_every_iteration(run, policy_dir):
+    sets = rollouts(run("a", f"paths.policy_dir={policy_dir}", *KEEP_ALL))
+    prompts = [{trajectory["task_id"] for trajectory in made} for made in sets]
+    assert len(sets) == 3 and all(len(made) == 4 * 2 and len(ids) == 4 for made, ids in zip(sets, prompts, strict=True))
+    assert not prompts[0] & prompts[1] and not prompts[1] & prompts[2]
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_stale_rollouts_are_refused(run, policy_dir, capsys, every):
+    with pytest.raises(SystemExit) as stopped:
+        run("a", f"paths.policy_dir={policy_dir}", f"trainer.reload_dataloaders_every_n_epochs={every}")
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 1
+    assert error.startswith(f"error: trainer.reload_dataloaders_every_n_epochs={every}: expected 1")
+
+
+# ---- again and onwards -----------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers(run):
+    settings = (*LIVELY, "trainer.max_epochs=2")
+    first, again, other = (table(run(f"{i}", *settings, f"seed={seed}")) for i, seed in enumerate((0, 0, 1)))
+    assert first == again
+    assert len(first) == len(other) == 3
+    assert all(a["train/tokens"] != b["train/tokens"] for a, b in zip(first[1:], other[1:], strict=True))
+
+
+class Accident(Callback):
+    """Draws random numbers, and ends the run in the middle of iteration `iteration`."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        torch.rand(3)
+        if trainer.current_epoch + 1 == self.iteration and batch_idx == 0:
+            raise ValueError("an accident in the middle of a rollout set")
+
+
+def accident(iteration):
+    return "+callbacks.accident._target_=test_training.Accident", f"+callbacks.accident.iteration={iteration}"
+
+
+def test_resumed_run_goes_on_bit_for_bit(run, capsys):
+    whole = run("whole", *LIVELY, *accident(9))
+    with pytest.raises(SystemExit):
+        run("parts", *LIVELY, *accident(2))
+    assert "an accident" in capsys.readouterr().err
+    parts = whole.parent / "parts"
+    assert json.loads((parts / "summary.json").read_text())["interrupted"] == "ValueError"
+    assert len(table(parts)) == 2 and checkpoint(parts)["global_step"] == 2
+    run("parts", *LIVELY, *accident(9), f"ckpt_path={parts}/checkpoints/last.ckpt")
+    assert table(parts) == table(whole)
+    left, right = checkpoint(parts), checkpoint(whole)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert same(left[key], right[key]), key
+    assert same(left["callbacks"]["RngState"], right["callbacks"]["RngState"])
+    start = checkpoint(whole, "best")["state_dict"]
+    assert left["global_step"] == 6 and set(start) == set(left["state_dict"])
+    summaries = [json.loads((directory / "summary.json").read_text()) for directory in (whole, parts)]
+    timings = ("seconds/", "tokens/per_second")
+    whole_summary, summary = ({k: v for k, v in s.items() if not k.startswith(timings)} for s in summaries)
+    assert summary == whole_summary
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+class Watch(Callback):
+    """What last.ckpt holds at every batch, as (steps taken, steps in the file)."""
+
+    seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        steps = checkpoint(Path(trainer.default_root_dir))["global_step"]
+        self.seen.append((trainer.global_step, steps))
+
+
+def test_checkpoints_are_made_at_the_borders_of_rollout_sets_only(run, policy_dir):
+    Watch.seen.clear()
+    watch = "+callbacks.watch._target_=test_training.Watch"
+    directory = run("a", f"paths.policy_dir={policy_dir}", watch)
+    assert Watch.seen == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (5, 4)]
+    assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert checkpoint(directory)["global_step"] == 6
+
+
+def test_best_keeps_the_earlier_of_equals(run, policy_dir):
+    directory = run("a", f"paths.policy_dir={policy_dir}")  # the random policy never answers: 0 three times
+    assert [row["val/em"] for row in table(directory)] == ["0.0"] * 4
+    assert checkpoint(directory, "best")["global_step"] == 2
+
+
+def test_run_that_never_validates_still_ends_well(run, policy_dir):
+    directory = run("a", f"paths.policy_dir={policy_dir}", "trainer.check_val_every_n_epoch=10")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert "test/em" in summary and "val/em/final" not in summary
+    assert checkpoint(directory)["global_step"] == 6
+
+
+# ---- what a run leaves behind ----------------------------------------------------------------------------------------
+
+FINISHED = {}
+
+
+@pytest.fixture
+def finished(run):
+    """One run of the shipped policy with everything written at every iteration, made once."""
+    if not FINISHED:
+        FINISHED["directory"] = run("a", *LIVELY, *KEEP_ALL, "callbacks.rollout_files.max_files=2")
+    return FINISHED["directory"]
+
+
+def test_configuration_is_kept_resolved(finished):
+    assert "${" not in (finished / "config.yaml").read_text()
+    config = OmegaConf.load(finished / "config.yaml")
+    assert config.model.module.optimizer.lr == 0.003 and config.paths.output_dir == str(finished)
+
+
+def test_summary_is_flat_and_complete(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert all(isinstance(value, int | float) for key, value in summary.items() if key != "experiment")
+    assert summary["experiment"] == "a2tgpo" and summary["seed"] == 0
+    assert summary["iterations"] == 3 and summary["optimizer_steps"] == 6
+    wanted = [f"val/em/{which}" for which in ("start", "best", "final")] + ["test/em"]
+    wanted += [f"seconds/{phase}" for phase in ("total", "rollout", "scoring", "update")]
+    assert set(wanted) <= set(summary)
+    assert summary["val/em/best"] == max(float(row["val/em"]) for row in table(finished)[1:])
+    assert summary["tokens/forwarded"] == sum(float(row["tokens/forwarded"]) for row in table(finished)[1:])
+    assert summary["tokens/forwarded"] > summary["tokens/useful"] > 0
+    learning = summary["seconds/scoring"] + summary["seconds/update"]
+    assert summary["tokens/per_second"] == pytest.approx(summary["tokens/useful"] / learning)
+
+
+def test_table_has_a_row_for_the_start_and_every_iteration(finished):
+    rows = table(finished)
+    assert [row["iteration"] for row in rows] == ["0", "1", "2", "3"]
+    assert rows[0]["val/em"] != "" and rows[0]["update/loss"] == ""
+    assert all(float(row["update/first_step_max_log_ratio"]) <= 1e-5 for row in rows[1:])
+    assert all(float(row["policy/rollout_gap_max"]) <= 1e-5 for row in rows[1:])
+    assert any(float(row["update/max_log_ratio"]) > 1e-3 for row in rows[1:])
+
+
+def test_rollout_files_hold_turns_with_their_credit_and_old_ones_go(finished):
+    names = sorted(path.name for path in (finished / "rollouts").iterdir())
+    assert names == ["000002-rank0.jsonl", "000003-rank0.jsonl"]
+    for made in rollouts(finished):
+        assert len(made) == 16
+        for line in made:
+            turns = len(line["turns"])
+            assert all(len(line[key]) == turns for key in ("gain", "normalized", "advantage", "clip_low", "clip_high"))
+            process = sum(bool(turn["observation_ids"]) for turn in line["turns"])
+            assert sum(line["has_gain"]) == process and len(line["belief"]) == process + 1
+            assert all(len(turn["action_ids"]) == len(turn["action_logprobs"]) for turn in line["turns"])
+            assert {"task_id", "question", "answers", "prompt_ids", "outcome", "stop", "metrics"} <= set(line)
+
+
+def test_tensorboard_has_scalars_histograms_and_transcripts(finished):
+    events = EventAccumulator(str(finished / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    tags = events.Tags()
+    scalars = {"update/loss", "credit/gain/turn_1/mean", "val/em", "seconds/rollout", "tokens/per_second"}
+    assert scalars <= set(tags["scalars"])
+    assert {f"credit/{name}" for name in ("gain", "normalized", "advantage", "clip_scale")} == set(tags["histograms"])
+    assert "transcripts/text_summary" in tags["tensors"]
+    text = events.Tensors("transcripts/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "policy: " in text and "reward " in text and "accepted: " in text

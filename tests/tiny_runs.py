@@ -1,0 +1,64 @@
+"""Training in a few seconds: the entry point inside the test's process, in one of its own, and the loop without files."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = "/tmp/tiny_dev"
+SMALL = (
+    "debug=default",
+    "data.module.group_size=2",
+    "data.module.val_tasks=4",
+    "data.module.test_tasks=4",
+    "trainer.detect_anomaly=false",
+)
+
+
+def fit(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
+    """Train without writing files or validating."""
+    data = instantiate(config.data.module, _convert_="all")
+    learner = instantiate(config.model.module, _convert_="all")
+    settings = {"enable_checkpointing": False, "limit_val_batches": 0, "detect_anomaly": False}
+    trainer = instantiate(config.trainer, callbacks=list(callbacks), logger=False, **settings)
+    trainer.fit(learner, data)
+    return trainer
+
+
+def start(script: str, *overrides: str) -> subprocess.Popen:
+    """`python src/<script> …` in a process of its own."""
+    command = [sys.executable, str(ROOT / "src" / script), *overrides]
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    )
+
+
+def table(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without the timings."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in csv.DictReader(file)]
+
+
+def checkpoint(run_dir: Path, name: str = "last") -> dict:
+    """A checkpoint as a resuming run reads it."""
+    return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def same(a: object, b: object) -> bool:
+    """Equal bit for bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
