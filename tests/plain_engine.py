@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
+from a2tgpo.engines.sampling import keyed_uniforms
 from a2tgpo.interfaces import Completion, Sampling
 from a2tgpo.policies.policy import Policy
 
@@ -21,7 +21,7 @@ class PlainEngine:
     async def extend(self, session: list[int], new_ids: Sequence[int], sampling: Sampling) -> Completion:
         session += new_ids
         start, logprobs, finish = len(session), [], "length"
-        for uniform in np.random.default_rng(sampling.key).random(sampling.max_tokens):
+        for uniform in keyed_uniforms(sampling.key, sampling.max_tokens):
             with torch.no_grad():
                 logits = self.policy.model(torch.tensor([session]), use_cache=False).logits[0, -1]
             cdf = logits.double().softmax(-1).cumsum(-1)

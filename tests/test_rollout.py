@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from a2tgpo.batch import collate
 from a2tgpo.engines.scripted import ScriptedEngine
@@ -156,6 +157,14 @@ def test_tool_text_is_encoded_on_its_own(random_policy):
     assert turn.observation_ids == encode(random_policy, "ector")
     assert turn.action_ids + turn.observation_ids != together
     assert random_policy.tokenizer.decode(turn.action_ids + turn.observation_ids) == "need director"
+
+
+def test_only_the_prompt_gets_the_tokenizers_begin_token(random_policy):
+    tokenizer = random_policy.tokenizer
+    begin = ("<eos>", tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[begin])
+    (trajectory,), _ = play(random_policy, [SEARCH, ANSWER])
+    assert [i for i, token in enumerate(trajectory.token_ids) if token == begin[1]] == [0]
 
 
 @pytest.mark.parametrize("text", ["</search>", "<answer> Varo Tano</answer>", "<eos>", "<pad>"])

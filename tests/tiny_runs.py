@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,9 +38,17 @@ def start(script: str, *overrides: str) -> subprocess.Popen:
     """`python src/<script> …` in a process of its own."""
     command = [sys.executable, str(ROOT / "src" / script), *overrides]
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+
+
+def finish(process: subprocess.Popen, timeout: float) -> tuple[str, str]:
+    """Its output, once it has ended; whoever hangs is killed with all its children."""
+    try:
+        return process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def table(run_dir: Path) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ All answers of all turns go through the model in one block: each costs its own t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -125,6 +125,10 @@ class AnswerBlock:
     column: Int[Tensor, " P"]
     target: Int[Tensor, " P"]
 
+    def to(self, device: torch.device) -> "AnswerBlock":
+        """A copy on `device`."""
+        return AnswerBlock(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
 
 def lay_out(questions: Sequence[Question], rows: Sequence[int], height: int, seen: int) -> AnswerBlock:
     """Place `questions` behind the `height` × `seen` cache of the trajectories; `rows` are their rows in it."""
@@ -154,17 +158,17 @@ def answer_logprobs(
     policy: Policy, cache: Cache, questions: Sequence[Question], rows: Sequence[int], height: int
 ) -> Float[Tensor, " N"]:
     """Mean log-prob of each question's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), in fp32 (eq. 2)."""
-    block = lay_out(questions, rows, height, cache.get_seq_length())
+    block = lay_out(questions, rows, height, cache.get_seq_length()).to(policy.device)
     columns, column = block.column.unique(return_inverse=True)
     out = policy.model(
-        block.ids.to(policy.device),
-        attention_mask=policy.attention_mask(block.mask.to(policy.device)),
-        position_ids=block.position_ids.to(policy.device),
+        block.ids,
+        attention_mask=policy.attention_mask(block.mask),
+        position_ids=block.position_ids,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=columns.to(policy.device),
+        logits_to_keep=columns,
     )
-    logits = out.logits.cpu()[block.row, column].float()
+    logits = out.logits[block.row, column].float()
     logprobs = logits.gather(-1, block.target[:, None])[:, 0] - logits.logsumexp(-1)
-    total = torch.zeros(len(questions)).index_add(0, block.question, logprobs)
-    return total / torch.bincount(block.question, minlength=len(questions))
+    total = logprobs.new_zeros(len(questions)).index_add(0, block.question, logprobs)
+    return (total / torch.bincount(block.question, minlength=len(questions))).cpu()

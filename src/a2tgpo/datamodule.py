@@ -79,8 +79,9 @@ class RolloutDataModule(LightningDataModule):
                 f"data.module.mini_batch_prompts={self.mini_batch_prompts}: expected a multiple of the {n_ranks} ranks"
             )
         for split in {"fit": (Split.TRAIN, Split.VALIDATION), "test": (Split.TEST,)}.get(stage, (Split.VALIDATION,)):
-            if not len(self.tasks.split(split)):
-                raise ValueError(f"data.tasks: the {split} split is empty; expected at least one question")
+            if len(self.tasks.split(split)) < n_ranks:
+                count = len(self.tasks.split(split))
+                raise ValueError(f"data.tasks: the {split} split has {count} questions; expected at least {n_ranks}")
 
     # ---- training ----------------------------------------------------------------------------------------------------
 

@@ -101,6 +101,11 @@ def policy_metrics(batch: RolloutBatch, entropy: Float[Tensor, "B L"], has_refer
     return metrics
 
 
+def dropped_aliases(trajectories: Sequence[Trajectory], max_aliases: int) -> float:
+    """Mean number of accepted answers of a trajectory's task whose belief was not scored."""
+    return sum(max(0, len(t.task.answers) - max_aliases) for t in trajectories) / len(trajectories)
+
+
 def update_counts(
     batch: RolloutBatch, clipped: Bool[Tensor, "B L"], logprobs: Float[Tensor, "B L"]
 ) -> tuple[Float[Tensor, "2 T"], float]:

@@ -1,6 +1,7 @@
 """Evaluation of a policy outside training: greedy, or several samples a question."""
 
 import json
+import pickle
 import time
 from collections.abc import Sequence
 from math import comb
@@ -22,7 +23,10 @@ def load_weights(policy: Policy, path: Path) -> None:
     """
     if not path.is_file():
         raise ValueError(f"ckpt_path={path}: no such file; expected a checkpoint written by src/train.py")
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
+        raise ValueError(f"ckpt_path={path}: not a checkpoint; expected one written by src/train.py") from error
     weights = {name.removeprefix("model."): tensor for name, tensor in state.items()}
     require_same_architecture(policy, weights)
     policy.model.load_state_dict(weights)

@@ -56,7 +56,8 @@ class Environment(Protocol):
         ...
 
     def finish(self, stop: StopReason) -> tuple[float, dict[str, float]]:
-        """Outcome reward and metrics of the episode, however it ended."""
+        """Outcome reward and metrics of the episode, however it ended. `em` and `f1` are expected among the metrics:
+        checkpoints, progress and summary go by them."""
         ...
 
 

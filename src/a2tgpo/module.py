@@ -87,6 +87,7 @@ class A2TGPOModule(LightningModule):
             **{f"train/{name}": value for name, value in diagnostics.episode_metrics(trajectories).items()},
             **diagnostics.credit_metrics(batch, turn_credit),
             **diagnostics.policy_metrics(batch, entropy, self.reference is not None),
+            "credit/dropped_aliases": diagnostics.dropped_aliases(trajectories, self.signal.max_aliases),
         }
         return batch
 
@@ -210,7 +211,8 @@ class A2TGPOModule(LightningModule):
         for name in ("loss", "grad_norm", "lr"):
             metrics[f"update/{name}"] = sum(step[name] for step in self.steps) / len(self.steps)
         metrics["update/skipped_steps"] = sum(step["skipped"] for step in self.steps)
-        metrics = mean_over_ranks(metrics)
+        loss = sum(gather(metrics["update/loss"]))  # each rank has its share of the global mini-batch
+        metrics = mean_over_ranks(metrics) | {"update/loss": loss}
         metrics["update/first_step_max_log_ratio"] = largest(self.steps[0]["max_log_ratio"])
         metrics["update/max_log_ratio"] = largest(max(step["max_log_ratio"] for step in self.steps))
         tokens = sum(gather(self.tokens), Counter())
@@ -268,7 +270,7 @@ class A2TGPOModule(LightningModule):
             self.played.setdefault(name, MeanMetric().to(self.device)).update(value, weight=len(trajectories))
 
     def _log_played(self, split: str) -> None:
-        for name in {name for names in gather(list(self.played)) for name in names}:  # a rank may have had no task
-            self.played.setdefault(name, MeanMetric().to(self.device))
-        self.log_dict({f"{split}/{name}": metric.compute() for name, metric in self.played.items()})
+        names = sorted({name for names in gather(list(self.played)) for name in names})  # a rank may have had no task
+        metrics = [self.played.get(name, MeanMetric().to(self.device)).compute() for name in names]
+        self.log_dict({f"{split}/{name}": value for name, value in zip(names, metrics, strict=True)}, sync_dist=True)
         self.played.clear()

@@ -121,7 +121,9 @@ class Episode:
             loop = asyncio.get_running_loop()
             result = await loop.run_in_executor(_STEP_THREADS, environment.step, text)
         observation_ids = (
-            tokenizer(result.observation, add_special_tokens=False).input_ids if result.observation else ()
+            tokenizer(result.observation, add_special_tokens=False, split_special_tokens=True).input_ids
+            if result.observation
+            else ()
         )
         if result.stop is None and not observation_ids:
             raise ValueError(

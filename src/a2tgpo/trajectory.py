@@ -12,6 +12,10 @@ class Split(StrEnum):
     VALIDATION = "val"
     TEST = "test"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"split={value}: expected {', '.join(cls)}")
+
 
 class StopReason(StrEnum):
     """Why an episode ended."""

@@ -22,10 +22,16 @@ class Summary(Callback):
         self.values: dict[str, float | str | int | bool] = {"experiment": experiment, "seed": seed}
         self.began = time.perf_counter()
         self.earlier_seconds: dict[str, float] = {}
+        self.begun = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to report."""
+        self.begun = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up an earlier part of the run."""
-        if stage == "fit" and trainer.ckpt_path is not None and self.path.is_file():
+        self.begun = True
+        if trainer.ckpt_path is not None and self.path.is_file():
             earlier = json.loads(self.path.read_text())
             self.earlier_seconds = {k: v for k, v in earlier.items() if k.startswith("seconds/")}
             self.values = {k: v for k, v in earlier.items() if not k.startswith(NOT_TAKEN_OVER)} | self.values
@@ -60,9 +66,10 @@ class Summary(Callback):
         self.write(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what is known, and why it ends here."""
+        """Write what is known, and why it ends here; a run that never began leaves an earlier summary alone."""
         self.values["interrupted"] = type(exception).__name__
-        self.write(trainer, pl_module)
+        if self.begun:
+            self.write(trainer, pl_module)
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""

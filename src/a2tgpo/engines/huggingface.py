@@ -98,6 +98,8 @@ class HuggingFaceEngine:
         if self._waiting and len(self._waiting) == len(self._open):
             rows = [self._waiting[session] for session in self._open]
             self._waiting.clear()
+            if len({row.sampling.greedy for row in rows}) > 1:
+                raise ValueError("a batch of sessions is either all greedy or all sampled; play them apart")
             self._run(rows)
 
     @torch.inference_mode()
@@ -109,7 +111,8 @@ class HuggingFaceEngine:
         self._sample(rows)
         model.train(was_training)
         for row in rows:
-            row.done.set_result(Completion(tuple(row.ids), tuple(row.logprobs), row.finish))
+            if not row.done.cancelled():  # Ctrl-C arrived while sampling
+                row.done.set_result(Completion(tuple(row.ids), tuple(row.logprobs), row.finish))
 
     def _read_prompts(self, sessions: list[Session]) -> None:
         new = [session for session in sessions if session.states is None]

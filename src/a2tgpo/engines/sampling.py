@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 def keyed_uniforms(key: tuple[int, ...], count: int) -> np.ndarray:
     """`count` uniforms in [0, 1) that are a pure function of `key`."""
-    return np.random.default_rng(key).random(count)
+    return np.random.default_rng((len(key), *key)).random(count)  # alone, trailing zeros would not count
 
 
 def draw(

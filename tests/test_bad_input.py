@@ -1,0 +1,182 @@
+"""Bad input ends with one clear line that says what is wrong, where, and what was expected; and with exit code 1."""
+
+from dataclasses import dataclass, replace
+
+import eval as eval_entry_point
+import launch
+import pytest
+import torch
+import train as train_entry_point
+from tiny_runs import SMALL, finish, start
+
+from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages
+from a2tgpo.trajectory import Split
+
+
+class TasksWithoutAnswers(EmbeddedTasks):
+    """The embedded questions with nothing accepted."""
+
+    def split(self, split):
+        return [replace(task, answers=()) for task, _ in zip(super().split(split), range(8), strict=False)]
+
+
+@dataclass(frozen=True)
+class AlwaysSearch:
+    """Six searches and an answer, in every trajectory."""
+
+    def __call__(self, key):
+        return ["<search> Varo</search>"] * 6 + ["<answer> Varo</answer>"]
+
+
+@dataclass(frozen=True)
+class EmptyHanded:
+    """A retriever that never finds anything."""
+
+    passages: WorldPassages
+
+    def search(self, query, topk, corpus=""):
+        return []
+
+
+@dataclass(frozen=True)
+class NoPassages:
+    """A collection without passages."""
+
+    size: object
+
+    def __call__(self, corpus):
+        return []
+
+
+SEARCHING = (
+    "data.engine._target_=a2tgpo.engines.scripted.ScriptedEngine",
+    "+data.engine.script._target_=test_bad_input.AlwaysSearch",
+)
+
+TRAIN = {
+    "unknown experiment": (["experiment=nope"], "Could not find 'experiment/nope' Available options in 'experiment': a2"),
+    "unknown strategy": (["model/normalizer=nope"], "Could not find 'model/normalizer/nope' Available options in"),
+    "misspelt key": (["model.clipper.betta=0.1"], "Could not override 'model.clipper.betta'"),
+    "key nobody takes": (["+model.clipper.betta=0.1"], "clipper: AdaptiveTurn.__init__() got an unexpected keyword"),
+    "broken override": (["experiment"], "Error parsing override 'experiment' missing EQUAL"),
+    "missing value": (["model/aggregation=token_sum_norm"], "model.aggregation.max_length"),
+    "group of one": (["data.module.group_size=1"], "data.module.group_size=1: expected at least 2, because model/outcome"),
+    "no group": (["data.module.group_size=0"], "data.module.group_size=0: expected at least 1"),
+    "beta": (["model.clipper.beta=1.0"], "model.clipper.beta=1.0: expected 0 <= beta < 1"),
+    "eps": (["model.clipper.eps_low=0"], "model.clipper.eps_low=0: expected eps_low > 0"),
+    "gamma": (["model.accumulator.gamma=1.5"], "model.accumulator.gamma=1.5: expected 0 < gamma <= 1"),
+    "mini-batch": (
+        ["data.module.mini_batch_prompts=3"],
+        "data.module.mini_batch_prompts=3: expected a divisor of data.module.prompts_per_iteration=4",
+    ),
+    "no training questions": (["data.tasks.train_questions=0"], "data.tasks: the train split is empty; expected at least"),
+    "no validation questions": (["data.tasks.val_questions=0"], "data.tasks: the val split is empty; expected at least"),
+    "question without answer": (
+        ["data.tasks._target_=test_bad_input.TasksWithoutAnswers"],
+        "has no accepted answer; expected at least one",
+    ),
+    "long prompt": (["data.module.max_prompt_tokens=3"], "tokens; expected at most data.module.max_prompt_tokens=3"),
+    "retriever that finds nothing": (
+        [*SEARCHING, "data.retriever._target_=test_bad_input.EmptyHanded"],
+        "data.retriever: none of 24 searches of a rollout set returned a passage; expected some to",
+    ),
+    "empty corpus": (
+        [*SEARCHING, "data.environment.max_tool_failures=9", "data.retriever.passages._target_=test_bad_input.NoPassages"],
+        "holds no passages; expected at least one",
+    ),
+    "missing policy": (["paths.policy_dir=/nowhere"], "model.policy.path=/nowhere: expected a Hugging Face model folder"),
+    "missing checkpoint": (["ckpt_path=/nowhere/x/last.ckpt"], "ckpt_path=/nowhere/x/last.ckpt: no such file; expected"),
+    "checkpoint of another architecture": (["ckpt_path={other}"], "checkpoint of another architecture; "),
+}
+EVAL = {
+    "missing checkpoint": (["ckpt_path=/nowhere.ckpt"], "ckpt_path=/nowhere.ckpt: no such file; expected a checkpoint"),
+    "checkpoint of another architecture": (["ckpt_path={other}"], "checkpoint of another architecture; "),
+    "no checkpoint": (["ckpt_path={text}"], "not a checkpoint; expected one written by src/train.py"),
+    "device": (["device=cuda:7"], "device=cuda:7: not available here; expected cpu or a present accelerator"),
+    "no device at all": (["device=quantum"], "device=quantum: not available here; expected cpu or a present accelerator"),
+    "split": (["split=tset"], "split=tset: expected train, val, test"),
+    "no questions": (["data.tasks.test_questions=0"], "data.tasks: the split is empty; expected at least one question"),
+    "no samples": (["samples=0"], "samples=0: expected at least 1"),
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A checkpoint of another architecture, and a file that is none."""
+    other, text = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "notes.txt"
+    other.parent.mkdir(parents=True)
+    torch.save({"state_dict": {"model.other": torch.zeros(2)}, "epoch": 0, "global_step": 0}, other)
+    text.write_text("not a checkpoint")
+    return {"other": other, "text": text}
+
+
+@pytest.fixture
+def last_words(policy_dir, tmp_path, files, monkeypatch, capsys):
+    """`last_words(entry_point, overrides)`: the last line on stderr of a call that must end with exit code 1."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def call(entry_point, overrides):
+        filled = [override.format(**files) for override in overrides]
+        paths = [f"paths.policy_dir={policy_dir}", f"paths.log_dir={tmp_path}", "hydra/job_logging=none"]
+        command = ["x.py", *([] if "experiment" in filled[0] else ["experiment=a2tgpo"]), *paths, *filled]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as stopped:
+            launch.launch(entry_point)
+        assert stopped.value.code == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    return call
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_training_refuses_in_one_line(last_words, name):
+    overrides, message = TRAIN[name]
+    small = SMALL if "experiment" not in overrides[0] else ()
+    said = last_words(train_entry_point.main, [*overrides, *[o for o in small if o.split("=")[0] not in str(overrides)]])
+    assert said.startswith("error: ") and message in said
+
+
+@pytest.mark.parametrize("name", EVAL)
+def test_evaluation_refuses_in_one_line(last_words, name):
+    overrides, message = EVAL[name]
+    said = last_words(eval_entry_point.main, overrides)
+    assert said.startswith("error: ") and message in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_accelerator_is_refused_in_one_line(last_words):
+    said = last_words(train_entry_point.main, ["trainer.accelerator=gpu"])
+    assert said == "error: trainer: No supported gpu backend found!"
+
+
+def test_the_trace_is_shown_to_those_who_ask(composed, policy_dir, monkeypatch):
+    monkeypatch.setattr(launch, "_SHOW_TRACE", True)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    config = composed("data.tasks.train_questions=0", *SMALL, f"paths.policy_dir={policy_dir}")
+    with pytest.raises(ValueError, match="the train split is empty"):
+        train_entry_point.train(config)
+
+
+def test_failed_resumption_leaves_the_earlier_summary_alone(last_words, files):
+    summary = files["other"].parents[1] / "summary.json"
+    summary.write_text('{"val/em/best": 0.5}')
+    last_words(train_entry_point.main, ["ckpt_path={other}"])
+    assert summary.read_text() == '{"val/em/best": 0.5}'
+
+
+@pytest.mark.parametrize(
+    ("script", "override", "message"),
+    [
+        ("train.py", "experiment=nope", "error: In 'train': Could not find 'experiment/nope' Available options in "),
+        ("eval.py", "split=tset", "error: split=tset: expected train, val, test"),
+    ],
+)
+def test_a_process_says_nothing_but_the_one_line(policy_dir, tmp_path, script, override, message):
+    process = start(script, override, f"paths.policy_dir={policy_dir}", f"paths.log_dir={tmp_path}")
+    output, errors = finish(process, 100)
+    assert process.returncode == 1 and output == ""
+    assert errors.startswith(message) and errors.count("\n") == 1
+
+
+def test_splits_are_named_by_their_value():
+    assert [Split(name) for name in ("train", "val", "test")] == list(Split)

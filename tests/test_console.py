@@ -1,0 +1,87 @@
+"""What a person sees: a bar with phases on a terminal, plain lines elsewhere, one table at the end."""
+
+import io
+
+import pytest
+import train
+from hydra.utils import instantiate
+from lightning import Callback
+from rich.console import Console
+from tiny_runs import SMALL
+
+from a2tgpo.callbacks.progress import TrainingProgress
+from a2tgpo.report import print_report
+
+
+@pytest.fixture
+def config(composed, policy_dir):
+    return composed("experiment=a2tgpo", *SMALL, f"paths.policy_dir={policy_dir}", "callbacks.progress.every=2")
+
+
+def test_plain_lines_where_there_is_no_terminal(config, capsys):
+    train.train(config)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0] == "start: val EM 0.000"
+    iterations = [line for line in lines if line.startswith("iteration ")]
+    assert [line.split()[1] for line in iterations] == ["2/3", "3/3"]  # every second one, and the last
+    for part in ("val EM 0.000", "train EM 0.000", "reward -1.00", "turns 1.0", "clip 0.00", " s"):
+        assert all(part in line for line in iterations)
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_report_names_the_figures_and_the_run_directory(config, capsys, tmp_path):
+    train.train(config)
+    capsys.readouterr()
+    print_report(tmp_path)
+    report = capsys.readouterr().out
+    assert "a2tgpo, seed 0" in report and f"run directory: {tmp_path}" in report
+    assert [word for word in ("start EM", "best EM", "final EM", "test (best) EM") if word not in report] == []
+    assert report.count("0.000") == 4
+
+
+class PhaseSpy(Callback):
+    """Notes the phase that the bar shows while a batch is trained on, and the phases that were begun."""
+
+    def __init__(self, progress):
+        self.progress, self.shown, self.begun = progress, set(), []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        task = self.progress.bar.tasks[0]
+        self.shown.add((task.fields["phase"], task.completed, task.total))
+
+    def on_train_start(self, trainer, pl_module):
+        show = pl_module.phases.on_start
+
+        def spy(phase):
+            show(phase)
+            self.begun.append((phase, self.progress.bar.tasks[0].fields["phase"]))
+
+        pl_module.phases.on_start = spy
+
+
+def test_bar_shows_phases_and_iterations_on_a_terminal(config):
+    progress, screen = TrainingProgress(every=1), io.StringIO()
+    progress.console = Console(file=screen, force_terminal=True, width=160)
+    spy = PhaseSpy(progress)
+    data, learner = (instantiate(part.module, _convert_="all") for part in (config.data, config.model))
+    trainer = instantiate(config.trainer, callbacks=[progress, spy], logger=False, enable_checkpointing=False)
+    trainer.fit(learner, data)
+    assert spy.shown == {("update", done, 3) for done in range(3)}
+    assert {begun for begun, _ in spy.begun} == {"rollout", "scoring", "update", "validation"}
+    assert all(begun == shown for begun, shown in spy.begun)
+    assert "3/3" in screen.getvalue() and "train EM 0.000" in screen.getvalue()
+    assert progress.bar is None  # stopped: the terminal is tidy
+
+
+def test_bar_is_tidied_up_after_an_error(config):
+    class Fall(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            raise RuntimeError("fell")
+
+    progress, screen = TrainingProgress(every=1), io.StringIO()
+    progress.console = Console(file=screen, force_terminal=True, width=160)
+    data, learner = (instantiate(part.module, _convert_="all") for part in (config.data, config.model))
+    trainer = instantiate(config.trainer, callbacks=[progress, Fall()], logger=False, enable_checkpointing=False)
+    with pytest.raises(RuntimeError, match="fell"):
+        trainer.fit(learner, data)
+    assert progress.bar is None and screen.getvalue().endswith("\x1b[?25h")  # the cursor is back
