@@ -18,8 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from peers import GenerateEngine, beliefs_all_prefixes, beliefs_prefix_by_prefix
 
@@ -31,6 +30,8 @@ from a2tgpo.process import settle
 from a2tgpo.rollout import Rollout
 from a2tgpo.scoring import score, token_stats
 from a2tgpo.trajectory import Trajectory
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Meter:
@@ -56,8 +57,10 @@ def load() -> tuple[RolloutDataModule, A2TGPOModule]:
     )
 
 
-def measure(ways: dict[str, Callable[[], object]], floor: int, meter: Meter, rounds: int) -> None:
-    """Run every way in turn and print a Markdown table; the first way is the one others are compared with."""
+def measure(ways: dict[str, Callable[[], object]], floor: int, meter: Meter, rounds: int) -> dict[str, float]:
+    """Run every way in turn and print a Markdown table; the first way is the one others are compared with.
+
+    Returns the median seconds of each way."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     positions = {}
     for _ in range(rounds):
@@ -66,12 +69,13 @@ def measure(ways: dict[str, Callable[[], object]], floor: int, meter: Meter, rou
             way()
             seconds[name].append(time.perf_counter() - start)
             positions[name] = meter.positions
-    first = median(next(iter(seconds.values())))
+    medians = {name: median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
     print("| way | seconds (median) | ratio | token positions | of the floor |\n|---|---|---|---|---|")
-    for name, values in seconds.items():
-        ratio, share = median(values) / first, positions[name] / floor
-        print(f"| {name} | {median(values):.3f} | {ratio:.2f} | {positions[name]} | {share:.2f} |")
+    for name, value in medians.items():
+        print(f"| {name} | {value:.3f} | {value / first:.2f} | {positions[name]} | {positions[name] / floor:.2f} |")
     print()
+    return medians
 
 
 def rollout_floor(trajectories: list[Trajectory]) -> int:
@@ -98,7 +102,8 @@ def main() -> None:
     ours, theirs = play(data.rollout), play(peer)
     same = sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
     print(f"rollout: {len(ours)} greedy trajectories, {same} the same token for token")
-    measure({"cached": lambda: play(data.rollout), "generate": lambda: play(peer)}, rollout_floor(ours), meter, rounds)
+    ways = {"cached": lambda: play(data.rollout), "generate": lambda: play(peer)}
+    rollout_seconds = measure(ways, rollout_floor(ours), meter, rounds)["cached"]
 
     trajectories = data.rollout.run(policy, prompts, data.group_size, (0, 0, 0), greedy=False)
     batch = collate(trajectories, policy.pad_id)
@@ -121,7 +126,7 @@ def main() -> None:
             beliefs_all_prefixes(policy, trajectories, questions),
         ),
     }
-    measure(ways, tokens + sum(question.answer.n_read for question in questions), meter, rounds)
+    scoring = measure(ways, tokens + sum(question.answer.n_read for question in questions), meter, rounds)
 
     def update() -> None:
         for rows in pack(batch.lengths.tolist(), budget):
@@ -129,7 +134,10 @@ def main() -> None:
             token_stats(policy, part.input_ids, part.turn_ids).logprobs.sum().backward()
 
     print("update: forward and backward over the rollout set")
-    measure({"micro-batches": update}, tokens, meter, rounds)
+    update_seconds = measure({"micro-batches": update}, tokens, meter, rounds)["micro-batches"]
+    gains = scoring["log-probs and beliefs, cached"] - scoring["log-probs alone"]
+    total = rollout_seconds + scoring["log-probs and beliefs, cached"] + update_seconds
+    print(f"the gains take {gains / total:.1%} of rollout, scoring and update")
 
 
 if __name__ == "__main__":

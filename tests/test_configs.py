@@ -24,9 +24,10 @@ NOT_BUILT = {
 INCOMPLETE = {"model/aggregation/token_sum_norm": "model.aggregation.max_length=384"}
 """Files with a mandatory value, and an override that gives it."""
 
-SLOTS = [f"model/{slot}" for slot in "policy reference signal outcome normalizer accumulator combiner".split()]
-SLOTS += [f"model/{slot}" for slot in "credit ratio clipper surrogate aggregation optimizer scheduler".split()]
-SLOTS += [f"data/{slot}" for slot in "tasks environment retriever engine".split()]
+MODEL_SLOTS = ["policy", "reference", "signal", "outcome", "normalizer", "accumulator", "combiner", "credit"]
+MODEL_SLOTS += ["ratio", "clipper", "surrogate", "aggregation", "optimizer", "scheduler"]
+DATA_SLOTS = ["tasks", "environment", "retriever", "engine"]
+SLOTS = [f"model/{slot}" for slot in MODEL_SLOTS] + [f"data/{slot}" for slot in DATA_SLOTS]
 
 KEYS = [
     ("model/signal=information_gain", ("gain", "baseline", "aliases")),
@@ -123,8 +124,15 @@ def test_every_slot_has_a_file():
 
 @pytest.mark.parametrize(
     "override",
-    ["sed=1", "trainer.max_epoch=1", "data.module.groupsize=4", "model.normaliser.resolution=0.1"]
-    + ["model.clipper.betta=0.1", "callbacks.rollout_files.evry=1", "model/normaliser=turn_group"],
+    [
+        "sed=1",
+        "trainer.max_epoch=1",
+        "data.module.groupsize=4",
+        "model.normaliser.resolution=0.1",
+        "model.clipper.betta=0.1",
+        "callbacks.rollout_files.evry=1",
+        "model/normaliser=turn_group",
+    ],
 )
 def test_misspelt_key_is_refused(composed, override):
     key = re.split("[.=/]", override.split("=")[0])[-1]
@@ -143,7 +151,9 @@ def test_added_key_that_nobody_takes_is_refused(composed, override, node):
 
 
 def test_a_new_strategy_is_one_file_and_one_yaml(composed, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("class Doubled:\n    def __call__(self, r, mask, groups):\n        return 2 * r\n")
+    (tmp_path / "mine.py").write_text(
+        "class Doubled:\n    def __call__(self, r, mask, groups):\n        return 2 * r\n"
+    )
     folder = tmp_path / "configs" / "model" / "normalizer"
     folder.mkdir(parents=True)
     (folder / "doubled.yaml").write_text("_target_: mine.Doubled\n")

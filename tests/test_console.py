@@ -3,12 +3,12 @@
 import io
 
 import pytest
-import train
 from hydra.utils import instantiate
 from lightning import Callback
 from rich.console import Console
 from tiny_runs import SMALL
 
+import train
 from a2tgpo.callbacks.progress import TrainingProgress
 from a2tgpo.report import print_report
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-import train
 from hydra.utils import instantiate
 from tiny_runs import SHIPPED, SMALL, checkpoint, finish, start, table
 
+import train
 from a2tgpo.policies.pretrained import load_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

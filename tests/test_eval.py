@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 from itertools import combinations
 
-import eval as entry_point
 import pytest
 import torch
 from conftest import build_trajectory
 from tiny_runs import SHIPPED
 
+import eval as entry_point
 from a2tgpo.evaluation import load_weights, pass_at_k, sampled_metrics
 from a2tgpo.policies.pretrained import load_policy
 
@@ -51,7 +51,15 @@ def save_checkpoint(path, change=0.0):
 
 @pytest.mark.parametrize(
     ("n", "correct", "k", "expected"),
-    [(4, 1, 1, 1 / 4), (4, 1, 2, 1 / 2), (4, 2, 2, 5 / 6), (4, 3, 2, 1.0), (4, 0, 4, 0.0), (4, 4, 1, 1.0), (1, 1, 1, 1)],
+    [
+        (4, 1, 1, 1 / 4),
+        (4, 1, 2, 1 / 2),
+        (4, 2, 2, 5 / 6),
+        (4, 3, 2, 1.0),
+        (4, 0, 4, 0.0),
+        (4, 4, 1, 1.0),
+        (1, 1, 1, 1),
+    ],
 )
 def test_pass_at_k_by_hand(n, correct, k, expected):
     assert pass_at_k(n, correct, k) == pytest.approx(expected, rel=0, abs=1e-12)

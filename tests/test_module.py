@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import build_trajectory
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback
 from tiny_runs import SMALL, fit
@@ -124,7 +125,7 @@ def test_state_dict_is_the_policy_alone(learner):
 
 
 def test_reference_needs_to_exist_for_kl(learner):
-    with pytest.raises(Exception, match="model.module.kl_coef=0.1: expected 0 with model/reference=none"):
+    with pytest.raises(InstantiationException, match=r"kl_coef=0\.1: expected 0 with model/reference=none"):
         learner("model/reference=none", "model.module.kl_coef=0.1")
 
 

@@ -1,17 +1,19 @@
-"""Whole runs in a few seconds: what is trained on, what a run leaves behind, and that it can be repeated and resumed."""
+"""Whole runs in a few seconds: what is trained on, what a run leaves behind, that it can be repeated and resumed."""
 
 import json
 import signal
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
-import train
 from lightning import Callback
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
+
+import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -134,7 +136,8 @@ def test_interrupted_process_leaves_checkpoint_and_summary(policy_dir, tmp_path,
     summary = json.loads((directory / "summary.json").read_text())
     assert process.returncode == code, output
     assert summary["interrupted"] == name and summary["iterations"] >= 2 and "val/em/final" in summary
-    assert checkpoint(directory)["global_step"] == 2 * summary["iterations"]
+    complete = checkpoint(directory)["global_step"] / 2  # the signal may come just before the newest is saved
+    assert complete in (summary["iterations"], summary["iterations"] - 1)
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
@@ -143,7 +146,7 @@ def test_interrupted_process_leaves_checkpoint_and_summary(policy_dir, tmp_path,
 class Watch(Callback):
     """What last.ckpt holds at every batch, as (steps taken, steps in the file)."""
 
-    seen = []
+    seen: ClassVar = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         steps = checkpoint(Path(trainer.default_root_dir))["global_step"]

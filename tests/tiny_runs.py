@@ -1,4 +1,4 @@
-"""Training in a few seconds: the entry point inside the test's process, in one of its own, and the loop without files."""
+"""Training in a few seconds: the entry point in the test's process and in one of its own, the loop without files."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ from lightning import Callback, Trainer
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = "/tmp/tiny_dev"
+SHIPPED = ROOT / "src" / "a2tgpo" / "policies" / "tiny"
 SMALL = (
     "debug=default",
     "data.module.group_size=2",

@@ -43,7 +43,9 @@ class MetricsTable(Callback):
         if trainer.is_global_zero:
             columns = sorted({name for row in self.rows.values() for name in row} - {"iteration"})
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("w", newline="") as file:
+            unfinished = self.path.with_suffix(".tmp")  # an interruption must not cut the table
+            with unfinished.open("w", newline="") as file:
                 writer = csv.DictWriter(file, ["iteration", *columns])
                 writer.writeheader()
                 writer.writerows(self.rows[i] for i in sorted(self.rows))
+            unfinished.replace(self.path)

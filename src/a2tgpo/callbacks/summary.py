@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
-
 NOT_TAKEN_OVER = ("seconds/", "tokens/per_second", "test/", "interrupted")
 """What a resumed run finds out anew."""
 
@@ -48,10 +47,12 @@ class Summary(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember how far training came."""
+        iterations, key = trainer.current_epoch + 1, "update/clip_fraction"
+        mean, new = self.values.get(key, 0.0), pl_module.metrics[key]
         self.values |= {
-            "iterations": trainer.current_epoch + 1,
+            "iterations": iterations,
             "optimizer_steps": trainer.global_step,
-            "update/clip_fraction": pl_module.metrics["update/clip_fraction"],
+            key: mean + (new - mean) / iterations,  # the mean over iterations so far
         }
         for name in ("tokens/forwarded", "tokens/useful"):
             self.values[name] = self.values.get(name, 0) + int(pl_module.metrics[name])
