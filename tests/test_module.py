@@ -131,7 +131,8 @@ def test_reference_needs_to_exist_for_kl(learner):
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.3])
 def test_loss_is_that_of_the_equations_where_ratios_left_one(learner, trajectories, kl_coef):
-    module = learner("experiment=a2tgpo", "model.signal.gain=log_prob", f"model.module.kl_coef={kl_coef}")
+    overrides = ("model.clipper.eps_low=0.03", "model.clipper.eps_high=0.04", f"model.module.kl_coef={kl_coef}")
+    module = learner("experiment=a2tgpo", "model.signal.gain=log_prob", *overrides)
     batch = module.weigh(module.prepare(trajectories))
     assert batch.normalized.any()
     shake(module)

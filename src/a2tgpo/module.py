@@ -8,15 +8,15 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from a2tgpo import diagnostics
 from a2tgpo.batch import RolloutBatch, collate, pack
-from a2tgpo.beliefs import Question, plan_beliefs
+from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.credit import compares_within_groups
 from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
-from a2tgpo.parallel import gather, gather_rows, largest, mean_over_ranks, own_rows, world
+from a2tgpo.meters import EpisodeMeter, IterationMeter
+from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, world
 from a2tgpo.phases import Phases
 from a2tgpo.policies.policy import Policy, require_same_architecture
 from a2tgpo.scoring import score, token_stats
@@ -65,19 +65,16 @@ class A2TGPOModule(LightningModule):
         self.rollout_batch: RolloutBatch | None = None
         self.metrics: dict[str, float] = {}
         """Numbers of the current iteration: of the rollout set first, of its optimizer steps once they are done."""
-        self.tokens: Counter[str] = Counter()
-        """Token positions that scoring and update of this iteration pushed through policy and reference."""
+        self.meter = IterationMeter()
+        self.episodes = EpisodeMeter()
         self.seconds_before: Counter[str] = Counter()
-        self.steps: list[dict[str, float]] = []
-        self.clip_counts: Tensor | None = None
         self.skipped_in_a_row = 0
-        self.played: dict[str, MeanMetric] = {}
 
     # ---- scoring and credit ------------------------------------------------------------------------------------------
 
     def prepare(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         """Score this rank's trajectories and give credit over the whole rollout set; returns this rank's rows."""
-        self.tokens.clear()
+        self.meter = IterationMeter()
         self.seconds_before = self.phases.seconds.copy()
         with self.phases("scoring"):
             batch, entropy = self.score(trajectories)
@@ -101,17 +98,9 @@ class A2TGPOModule(LightningModule):
         if self.reference is not None:
             reference, _ = score(self.reference, batch, [], self.micro_batch_tokens)
             batch = replace(batch, ref_logprobs=reference.logprobs)
-        self.count_scored(batch.lengths.tolist(), plan.questions)
+        models = 1 if self.reference is None else 2
+        self.meter.add_scored(batch.lengths.tolist(), plan.questions, self.micro_batch_tokens, models)
         return batch, stats.entropy
-
-    def count_scored(self, lengths: Sequence[int], questions: Sequence[Question]) -> None:
-        """Count the positions of the trajectories, once a model, and of the answers behind them."""
-        micro_batches = pack(lengths, self.micro_batch_tokens)
-        answers = Counter(dict.fromkeys(range(len(lengths)), 0))
-        for question in questions:
-            answers[question.row] += question.answer.n_read
-        for rows in (lengths, list(answers.values()), lengths if self.reference is not None else []):
-            self.tokens.update(diagnostics.token_positions(rows, micro_batches if rows else []))
 
     def give_credit(self, batch: RolloutBatch) -> tuple[RolloutBatch, Tensor]:
         """Advantages and clip bounds of every turn; and the part of the advantage that the gains added.
@@ -144,7 +133,7 @@ class A2TGPOModule(LightningModule):
         with self.phases("update"):
             mini_batch = self.weigh(mini_batch)
             micro_batches = self.micro_batches(mini_batch)
-            self.tokens.update(diagnostics.token_positions(mini_batch.lengths.tolist(), micro_batches))
+            self.meter.tokens.update(diagnostics.token_positions(mini_batch.lengths.tolist(), micro_batches))
             optimizer = self.optimizers()
             optimizer.zero_grad()
             total, max_log_ratio = 0.0, 0.0
@@ -153,9 +142,9 @@ class A2TGPOModule(LightningModule):
                     loss, counts, log_ratio = self.loss(mini_batch.rows(rows).to(self.device))
                     self.manual_backward(loss * self.trainer.world_size)  # DDP averages over ranks
                 total, max_log_ratio = total + loss.item(), max(max_log_ratio, log_ratio)
-                self.clip_counts = counts if self.clip_counts is None else self.clip_counts + counts
+                self.meter.add_clipped(counts)
             step = {"loss": total, "max_log_ratio": max_log_ratio, "lr": optimizer.param_groups[0]["lr"]}
-            self.steps.append(step | self.step(optimizer, total))
+            self.meter.steps.append(step | self.step(optimizer, total))
         if self.trainer.is_last_batch:
             self.finish_iteration()
 
@@ -207,20 +196,10 @@ class A2TGPOModule(LightningModule):
 
     def finish_iteration(self) -> None:
         """Log what the rollout set and its steps looked like."""
-        metrics = self.metrics | diagnostics.clip_metrics(self.clip_counts)
-        for name in ("loss", "grad_norm", "lr"):
-            metrics[f"update/{name}"] = sum(step[name] for step in self.steps) / len(self.steps)
-        metrics["update/skipped_steps"] = sum(step["skipped"] for step in self.steps)
-        loss = sum(gather(metrics["update/loss"]))  # each rank has its share of the global mini-batch
-        metrics = mean_over_ranks(metrics) | {"update/loss": loss}
-        metrics["update/first_step_max_log_ratio"] = largest(self.steps[0]["max_log_ratio"])
-        metrics["update/max_log_ratio"] = largest(max(step["max_log_ratio"] for step in self.steps))
-        tokens = sum(gather(self.tokens), Counter())
-        metrics |= {f"tokens/{name}": float(tokens[name]) for name in ("forwarded", "useful")}
-        self.metrics, self.steps, self.clip_counts = metrics, [], None
+        self.metrics = mean_over_ranks(self.metrics) | self.meter.summary()
         spent = {phase: seconds - self.seconds_before[phase] for phase, seconds in self.phases.seconds.items()}
-        throughput = tokens["useful"] / (spent["scoring"] + spent["update"])
-        self.log_dict(metrics | {"tokens/per_second": throughput} | {f"seconds/{k}": s for k, s in spent.items()})
+        throughput = self.metrics["tokens/useful"] / (spent["scoring"] + spent["update"])
+        self.log_dict(self.metrics | {"tokens/per_second": throughput} | {f"seconds/{k}": s for k, s in spent.items()})
 
     def configure_optimizers(self) -> dict:
         """Optimizer over the policy's trainable weights; the schedule counts optimizer steps."""
@@ -251,26 +230,16 @@ class A2TGPOModule(LightningModule):
 
     def validation_step(self, trajectories: Sequence[Trajectory], batch_idx: int) -> None:
         """Count greedy episodes of held-out tasks."""
-        self._count(trajectories)
+        self.episodes.add(trajectories, self.device)
 
     def test_step(self, trajectories: Sequence[Trajectory], batch_idx: int) -> None:
         """Count greedy episodes of test tasks."""
-        self._count(trajectories)
+        self.episodes.add(trajectories, self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/*`."""
-        self._log_played("val")
+        self.log_dict({f"val/{k}": mean for k, mean in self.episodes.take(self.device).items()}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log `test/*`."""
-        self._log_played("test")
-
-    def _count(self, trajectories: Sequence[Trajectory]) -> None:
-        for name, value in diagnostics.episode_metrics(trajectories).items() if trajectories else ():
-            self.played.setdefault(name, MeanMetric().to(self.device)).update(value, weight=len(trajectories))
-
-    def _log_played(self, split: str) -> None:
-        names = sorted({name for names in gather(list(self.played)) for name in names})  # a rank may have had no task
-        metrics = [self.played.get(name, MeanMetric().to(self.device)).compute() for name in names]
-        self.log_dict({f"{split}/{name}": value for name, value in zip(names, metrics, strict=True)}, sync_dist=True)
-        self.played.clear()
+        self.log_dict({f"test/{k}": mean for k, mean in self.episodes.take(self.device).items()}, sync_dist=True)
