@@ -60,14 +60,16 @@ class RolloutDataModule(LightningDataModule):
         self.group_size = group_size
         self.steps_per_iteration = prompts_per_iteration // mini_batch_prompts
         self._lap, self._order = -1, np.empty(0, dtype=int)
+        self._served: tuple[int, list[RolloutBatch]] = (-1, [])
         self.held_out = {Split.VALIDATION: val_tasks, Split.TEST: test_tasks}
 
     def setup(self, stage: str) -> None:
-        """Refuse settings under which training would be wrong.
+        """Forget earlier rollouts, refuse settings under which training would be wrong.
 
         Raises ValueError where Lightning would train on stale rollouts, where ranks cannot share a mini-batch
         evenly, or where a split has no tasks.
         """
+        self._served = (-1, [])
         _, n_ranks = world()
         if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:
             raise ValueError(
@@ -86,14 +88,23 @@ class RolloutDataModule(LightningDataModule):
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
-        """Roll out this epoch's prompts, have them scored, and serve the mini-batches."""
+        """Roll out this epoch's prompts, have them scored, and serve the mini-batches.
+
+        Asked twice for one iteration, as at a resume, it serves the same.
+        """
+        iteration = self.trainer.fit_loop.epoch_progress.current.processed
+        if self._served[0] != iteration:
+            self._served = (iteration, self.make_rollout_set(iteration))
+        return DataLoader(self._served[1], batch_size=None)
+
+    def make_rollout_set(self, iteration: int) -> list[RolloutBatch]:
+        """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
-        iteration = self.trainer.current_epoch
         prompts = share(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
         with learner.phases("rollout"):
             key = (self.seed, TRAINING_NOISE, iteration)
             trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
-        return DataLoader(self.mini_batches(learner.prepare(trajectories)), batch_size=None)
+        return self.mini_batches(learner.prepare(trajectories))
 
     def draw_tasks(self, iteration: int) -> list[Task]:
         """The prompts of an iteration: the next ones of an endless walk over reshuffled training tasks."""
