@@ -59,7 +59,9 @@ def random_policy() -> Policy:
     )
     model = Qwen3ForCausalLM(config).eval()
     with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(20)  # far from uniform, so that mistakes show
+        model.model.embed_tokens.weight.mul_(10)  # what was read long ago moves every log-prob: a wrong mask shows
+        for weight in model.model.layers.parameters():
+            weight.mul_(10 if weight.dim() == 2 else 1)
     return Policy(model, tokenizer)
 
 
