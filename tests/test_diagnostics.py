@@ -93,6 +93,22 @@ def test_drift_plot_by_turn_index(batch, alpha):
     assert drift == {f"credit/{name}/turn_{turn}/{stat}" for name, turn in columns for stat in ("mean", "std")}
 
 
+def test_credit_of_useful_and_useless_searches(trajectories, batch):
+    def judged(trajectory, *useful):
+        turns = [replace(turn, useful=truth) for turn, truth in zip(trajectory.turns, useful, strict=True)]
+        return replace(trajectory, turns=tuple(turns))
+
+    assert diagnostics.usefulness_metrics(trajectories, batch) == {}
+    known = [judged(trajectories[0], True, False, None), judged(trajectories[1], True, None), *trajectories[2:]]
+    metrics = diagnostics.usefulness_metrics(known, credited(batch)[0])
+    assert metrics["credit/gain/useful_searches"] == close((0.1 + 0.3) / 2)
+    assert metrics["credit/gain/useless_searches"] == close(0.5)
+    assert metrics["credit/normalized/useful_searches"] == close((-1 + 1) / 2)
+    # R̂ = 1, −1 and α·D/√n = −1/√2, 1 in turn 1; R̂ = 1 and D = 0 in turn 2
+    assert metrics["credit/advantage/useful_searches"] == close((1 - 1 / math.sqrt(2) - 1 + 1) / 2)
+    assert metrics["credit/advantage/useless_searches"] == close(1.0)
+
+
 def test_episode_figures(trajectories):
     played = [replace(t, metrics={"em": t.outcome, "searches": float(len(t.turns) - 1)}) for t in trajectories]
     metrics = diagnostics.episode_metrics(played)

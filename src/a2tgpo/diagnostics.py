@@ -65,6 +65,26 @@ def credit_metrics(batch: RolloutBatch, turn_credit: Float[Tensor, "B T"]) -> di
     return metrics
 
 
+def usefulness_metrics(trajectories: Sequence[Trajectory], batch: RolloutBatch) -> dict[str, float]:
+    """Mean gain, îg and Â of searches that found new evidence and of those that did not: the truth about credit.
+
+    Empty where the task does not know its evidence.
+    """
+    known = [
+        (row, t, turn.useful)
+        for row, trajectory in enumerate(trajectories)
+        for t, turn in enumerate(trajectory.turns)
+        if turn.useful is not None and batch.process_mask[row, t]
+    ]
+    metrics = {}
+    for label, useful in (("useful", True), ("useless", False)):
+        places = [(row, t) for row, t, truth in known if truth is useful]
+        for name in ("gain", "normalized", "advantage") if places else ():
+            values = [float(getattr(batch, name)[place]) for place in places]
+            metrics[f"credit/{name}/{label}_searches"] = sum(values) / len(values)
+    return metrics
+
+
 def _share_equal_outcomes(batch: RolloutBatch) -> float:
     groups = batch.group_ids.unique()
     equal = [len(batch.outcome[batch.group_ids == group].unique()) == 1 for group in groups]

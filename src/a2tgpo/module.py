@@ -83,6 +83,7 @@ class A2TGPOModule(LightningModule):
         self.metrics = {
             **{f"train/{name}": value for name, value in diagnostics.episode_metrics(trajectories).items()},
             **diagnostics.credit_metrics(batch, turn_credit),
+            **diagnostics.usefulness_metrics(trajectories, batch),
             **diagnostics.policy_metrics(batch, entropy, self.reference is not None),
             "credit/dropped_aliases": diagnostics.dropped_aliases(trajectories, self.signal.max_aliases),
         }
