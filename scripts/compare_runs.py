@@ -15,18 +15,35 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+PANELS = {"train/em": "training questions, sampled", "val/em": "unseen worlds, greedy"}
+SMOOTHED = 5
+"""Iterations over which training EM is averaged; each has other questions."""
 COLUMNS = {"start": "val/em/start", "best": "val/em/best", "final": "val/em/final", "test": "test/em"}
 
 
 def load(directories: list[Path]) -> dict[str, list[dict]]:
-    """Runs by experiment: the summary, and the curve of validation EM as [(iteration, EM), …]."""
+    """Runs by experiment: the summary, and EM by iteration in training and in validation."""
     runs: dict[str, list[dict]] = defaultdict(list)
     for directory in directories:
         summary = json.loads((directory / "summary.json").read_text())
         with (directory / "metrics.csv").open(newline="") as file:
-            curve = [(int(row["iteration"]), float(row["val/em"])) for row in csv.DictReader(file) if row["val/em"]]
-        runs[summary["experiment"]].append({"summary": summary, "curve": curve})
+            rows = list(csv.DictReader(file))
+        curves = {name: {int(row["iteration"]): float(row[name]) for row in rows if row[name]} for name in PANELS}
+        run = {"summary": summary, "last_turn": last_turn_share(directory / "rollouts"), **curves}
+        runs[summary["experiment"]].append(run)
     return dict(sorted(runs.items()))
+
+
+def last_turn_share(rollouts: Path) -> float | None:
+    """Share of all gain, in absolute value, that falls on the last process turn of its trajectory."""
+    total = last = 0.0
+    for path in rollouts.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            trajectory = json.loads(line)
+            gains = [abs(g) for g, has in zip(trajectory["gain"], trajectory["has_gain"], strict=True) if has]
+            total += sum(gains)
+            last += sum(gains[-1:])
+    return last / total if total else None
 
 
 def table(runs: dict[str, list[dict]]) -> str:
@@ -43,7 +60,9 @@ def table(runs: dict[str, list[dict]]) -> str:
     for experiment, members in runs.items():
         summaries = [member["summary"] for member in members]
         cells = [_spread([summary[key] for summary in summaries]) for key in COLUMNS.values()]
-        cells.append(_spread([mean(em for iteration, em in member["curve"] if iteration) for member in members]))
+        cells.append(
+            _spread([mean(em for iteration, em in member["val/em"].items() if iteration) for member in members])
+        )
         cells.append(_spread([summary["update/clip_fraction"] for summary in summaries]))
         cells.append(_spread([summary["seconds/total"] / 60 for summary in summaries], digits=1))
         seeds = ", ".join(str(seed) for seed in sorted(summary["seed"] for summary in summaries))
@@ -58,19 +77,27 @@ def _spread(values: list[float], digits: int = 3) -> str:
 
 
 def draw(runs: dict[str, list[dict]], path: Path) -> None:
-    """Validation EM over iterations: the mean over seeds as a line, lowest to highest as a band."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for experiment, members in runs.items():
-        iterations = sorted(set.intersection(*(set(dict(member["curve"])) for member in members)))
-        values = [[dict(member["curve"])[i] for member in members] for i in iterations]
-        (line,) = axes.plot(iterations, [mean(v) for v in values], label=f"{experiment} ({len(members)} seeds)")
-        axes.fill_between(
-            iterations, [min(v) for v in values], [max(v) for v in values], alpha=0.2, color=line.get_color()
-        )
-    axes.set(xlabel="iteration (rollout sets)", ylabel="exact match, unseen worlds, greedy", ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    """EM over iterations: the mean over seeds as a line, lowest to highest as a band."""
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(10, 4), sharey=True, layout="constrained")
+    for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
+        for experiment, members in runs.items():
+            curves = [_smooth(member[name]) if name == "train/em" else member[name] for member in members]
+            iterations = sorted(set.intersection(*map(set, curves)))
+            values = [[curve[i] for curve in curves] for i in iterations]
+            (line,) = axes.plot(iterations, [mean(v) for v in values], label=f"{experiment} ({len(members)} seeds)")
+            axes.fill_between(
+                iterations, [min(v) for v in values], [max(v) for v in values], alpha=0.15, color=line.get_color()
+            )
+        axes.set(xlabel="iteration (rollout sets)", title=title, ylim=(0, 1))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("exact match")
+    panels[-1].legend()
+    figure.savefig(path, dpi=130)
+
+
+def _smooth(curve: dict[int, float]) -> dict[int, float]:
+    """Mean over the last `SMOOTHED` iterations."""
+    return {i: mean(curve[k] for k in curve if i - SMOOTHED < k <= i) for i in curve}
 
 
 def main() -> None:
@@ -81,6 +108,11 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = load(arguments.runs)
     print(table(runs))
+    for experiment, members in runs.items():
+        if all(member["last_turn"] is not None for member in members):
+            print(
+                f"{experiment}: {_spread([member['last_turn'] for member in members])} of the gain in the last search"
+            )
     if arguments.picture:
         draw(runs, arguments.picture)
 
