@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## Make .venv from pyproject.toml and constraints.txt
 
-train: $(READY) ## Train the embedded policy with A²TGPO (less than ten minutes on two CPU cores)
+train: $(READY) ## Train the embedded policy with A²TGPO (less than ten minutes on a CPU)
 	$(BIN)/python src/train.py experiment=a2tgpo $(ARGS)
 
 eval: $(READY) ## Evaluate the shipped start, or ARGS="ckpt_path=…"

@@ -25,7 +25,11 @@ def load(directories: list[Path]) -> dict[str, list[dict]]:
     """Runs by experiment: the summary, and EM by iteration in training and in validation."""
     runs: dict[str, list[dict]] = defaultdict(list)
     for directory in directories:
-        summary = json.loads((directory / "summary.json").read_text())
+        path = directory / "summary.json"
+        summary = json.loads(path.read_text()) if path.is_file() else {}
+        if "test/em" not in summary:
+            print(f"skipped {directory}: no finished run")
+            continue
         with (directory / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         curves = {name: {int(row["iteration"]): float(row[name]) for row in rows if row[name]} for name in PANELS}

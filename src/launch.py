@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from transformers.utils.logging import disable_progress_bar
 
 ROOT = Path(__file__).resolve().parents[1]
 TERMINATED = 143
@@ -38,12 +41,37 @@ def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
 def prepare_process() -> None:
     """Resolvers `project_root` and `run_dir` for the configuration; libraries speak only when something is wrong."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    disable_progress_bar()
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+
+
+def keep_config(config: DictConfig, path: Path) -> None:
+    """Write the resolved configuration of a new run; hold a resumed one against what is written there.
+
+    Raises ValueError naming the first key of `data`, `model` or `seed` that differs, file paths aside.
+    """
+    if config.ckpt_path is None or not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, path, resolve=True)
+        return
+    now, then = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (config, OmegaConf.load(path)))
+    for key in sorted(now.keys() | then.keys()):
+        same_run = key == "seed" or (key.startswith(("data.", "model.")) and not key.endswith((".path", "_dir")))
+        if same_run and now.get(key) != then.get(key):
+            raise ValueError(
+                f"{key}={now.get(key)}: the run of {path.parent} was started with {then.get(key)}; "
+                "expected a resume with the same experiment and overrides"
+            )
+
+
+def _flat(node: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def launch(main: Callable[[], None]) -> None:
@@ -55,7 +83,13 @@ def launch(main: Callable[[], None]) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End with one clear line and exit code 1 on bad input; `HYDRA_FULL_ERROR=1` shows where it was noticed."""
+    """End with one clear line and exit code 1 on bad input; `HYDRA_FULL_ERROR=1` shows where it was noticed.
+
+    In a sweep the error goes on to Hydra, which runs the other jobs before `launch` reports it.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        yield
+        return
     os.environ[_FULL_ERROR] = str(int(_SHOW_TRACE))
     with _stop_in_one_line():
         yield

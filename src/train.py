@@ -5,11 +5,11 @@ from pathlib import Path
 import hydra
 import lightning
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from a2tgpo.process import settle
 from a2tgpo.report import print_report
-from launch import ROOT, launch, one_line_errors, prepare_process
+from launch import ROOT, keep_config, launch, one_line_errors, prepare_process
 
 prepare_process()
 
@@ -27,7 +27,7 @@ def train(config: DictConfig) -> None:
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         run_dir = Path(config.paths.output_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+        keep_config(config, Path(config.paths.output_dir) / "config.yaml")
         data = instantiate(config.data.module, _convert_="all")
         learner = instantiate(config.model.module, _convert_="all")
         trainer = instantiate(

@@ -21,10 +21,10 @@ def config(composed, policy_dir):
 def test_plain_lines_where_there_is_no_terminal(config, capsys):
     train.train(config)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert lines[0] == "start: val EM 0.000"
+    assert lines[:2] == [f"run directory: {config.paths.output_dir}", "start: val EM 0.000"]
     iterations = [line for line in lines if line.startswith("iteration ")]
     assert [line.split()[1] for line in iterations] == ["2/3", "3/3"]  # every second one, and the last
-    for part in ("val EM 0.000", "train EM 0.000", "reward -1.00", "turns 1.0", "clip 0.00", " s"):
+    for part in ("val EM 0.000", "train EM 0.000", "reward -1.00", "turns 1.0", "clip 0.000", " s"):
         assert all(part in line for line in iterations)
     assert not any("\x1b" in line for line in lines)
 

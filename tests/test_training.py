@@ -119,6 +119,14 @@ def test_resumed_run_goes_on_bit_for_bit(run, capsys):
     assert summary == whole_summary
 
 
+def test_resuming_a_finished_run_only_tests_it_again(run):
+    done = run("done", *SMALL)
+    before, rows = checkpoint(done), table(done)
+    run("done", *SMALL, f"ckpt_path={done}/checkpoints/last.ckpt")
+    assert same(checkpoint(done)["state_dict"], before["state_dict"]) and table(done) == rows
+    assert json.loads((done / "summary.json").read_text())["iterations"] == len(rows) - 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "code", "name"), [(signal.SIGINT, 1, "KeyboardInterrupt"), (signal.SIGTERM, 143, "SIGTERMException")]

@@ -1,6 +1,5 @@
 """The learner: owns policy, reference and strategies; scores rollouts, gives credit, takes the clipped steps."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -67,7 +66,8 @@ class A2TGPOModule(LightningModule):
         """Numbers of the current iteration: of the rollout set first, of its optimizer steps once they are done."""
         self.meter = IterationMeter()
         self.episodes = EpisodeMeter()
-        self.seconds_before: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+        """Seconds of each phase since the end of the iteration before; a validation counts for the next."""
         self.skipped_in_a_row = 0
 
     # ---- scoring and credit ------------------------------------------------------------------------------------------
@@ -75,7 +75,6 @@ class A2TGPOModule(LightningModule):
     def prepare(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         """Score this rank's trajectories and give credit over the whole rollout set; returns this rank's rows."""
         self.meter = IterationMeter()
-        self.seconds_before = self.phases.seconds.copy()
         with self.phases("scoring"):
             batch, entropy = self.score(trajectories)
             batch, turn_credit = self.give_credit(batch)
@@ -166,7 +165,7 @@ class A2TGPOModule(LightningModule):
         Also returns clipped and all action tokens by turn index [2, T], and the largest |log π_θ − log π_old|.
         """
         turn_ids = batch.turn_ids
-        logprobs = token_stats(self.policy, batch.input_ids, turn_ids).logprobs
+        logprobs = token_stats(self.policy, batch.input_ids, turn_ids, with_entropy=False).logprobs
         log_ratio = self.ratio(logprobs, batch.old_logprobs, turn_ids)
         advantage, low, high = (to_tokens(x, turn_ids) for x in (batch.advantage, batch.clip_low, batch.clip_high))
         loss = (batch.weight * self.surrogate(log_ratio, logprobs, advantage, low, high)).sum()
@@ -198,9 +197,10 @@ class A2TGPOModule(LightningModule):
     def finish_iteration(self) -> None:
         """Log what the rollout set and its steps looked like."""
         self.metrics = mean_over_ranks(self.metrics) | self.meter.summary()
-        spent = {phase: seconds - self.seconds_before[phase] for phase, seconds in self.phases.seconds.items()}
-        throughput = self.metrics["tokens/useful"] / (spent["scoring"] + spent["update"])
-        self.log_dict(self.metrics | {"tokens/per_second": throughput} | {f"seconds/{k}": s for k, s in spent.items()})
+        self.seconds = self.phases.lap()
+        throughput = self.metrics["tokens/useful"] / (self.seconds["scoring"] + self.seconds["update"])
+        timings = {f"seconds/{phase}": spent for phase, spent in self.seconds.items()}
+        self.log_dict(self.metrics | timings | {"tokens/per_second": throughput})
 
     def configure_optimizers(self) -> dict:
         """Optimizer over the policy's trainable weights; the schedule counts optimizer steps."""

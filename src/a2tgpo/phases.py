@@ -11,7 +11,14 @@ class Phases:
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
         self.on_start: Callable[[str], None] = lambda name: None
+
+    def lap(self) -> dict[str, float]:
+        """Seconds of each phase since the last lap."""
+        spent = {name: seconds - self._before[name] for name, seconds in self.seconds.items()}
+        self._before = self.seconds.copy()
+        return spent
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -18,9 +18,12 @@ def print_report(run_dir: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
+    experiment = summary["experiment"]
+    rival = "grpo" if experiment != "grpo" else "a2tgpo"
     console.print(
-        "next: look at it            tensorboard --logdir logs\n"
-        "      another method        python src/train.py experiment=grpo\n"
-        "      swap one part         python src/train.py experiment=a2tgpo model/normalizer=prompt_group",
+        f"next: eight samples a question  python src/eval.py experiment={experiment} samples=8 "
+        f"ckpt_path={run_dir}/checkpoints/best.ckpt\n"
+        f"      another method            python src/train.py experiment={rival}\n"
+        f"      swap one part             python src/train.py experiment={experiment} model/outcome=centre",
         soft_wrap=True,
     )

@@ -14,7 +14,7 @@ from transformers import Cache, DynamicCache
 
 from a2tgpo.batch import RolloutBatch, pack
 from a2tgpo.beliefs import Question, answer_logprobs
-from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.policy import Policy, evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,13 @@ class TokenStats:
 
 
 def token_stats(
-    policy: Policy, input_ids: Int[Tensor, "B L"], turn_ids: Int[Tensor, "B L"], cache: Cache | None = None
+    policy: Policy,
+    input_ids: Int[Tensor, "B L"],
+    turn_ids: Int[Tensor, "B L"],
+    cache: Cache | None = None,
+    with_entropy: bool = True,
 ) -> TokenStats:
-    """log π(y_l | y_<l) of every action token, in fp32, and the entropy beside it (without gradient).
+    """log π(y_l | y_<l) of every action token, in fp32, and the entropy beside it (without gradient; 0 unless wanted).
 
     Only the columns that predict an action token of some row are projected to the vocabulary. Padding is on the
     right, where causal attention keeps it out of sight. `cache` is filled on the way.
@@ -38,8 +42,10 @@ def token_stats(
     logits = out.logits.float()
     normaliser = logits.logsumexp(-1)
     selected = logits.gather(-1, input_ids[:, columns, None])[..., 0] - normaliser
-    with torch.no_grad():
-        entropy = normaliser - (logits.softmax(-1) * logits).sum(-1)
+    entropy = torch.zeros_like(selected)
+    if with_entropy:
+        with torch.no_grad():
+            entropy = normaliser - (logits.softmax(-1) * logits).sum(-1)
     mask = turn_ids[:, columns] >= 0
     zeros = selected.new_zeros(turn_ids.shape)
     return TokenStats(
@@ -56,20 +62,18 @@ def score(
 
     Runs in micro-batches of `token_budget` tokens, in evaluation mode.
     """
-    was_training = policy.model.training
-    policy.model.eval()
     logprobs, entropy = torch.zeros(batch.turn_ids.shape), torch.zeros(batch.turn_ids.shape)
     answers = torch.zeros(len(questions))
-    for rows in pack(batch.lengths.tolist(), token_budget):
-        part = batch.rows(rows).to(policy.device)
-        place = {row: i for i, row in enumerate(rows)}
-        asked = [n for n, question in enumerate(questions) if question.row in place]
-        cache = DynamicCache() if asked else None
-        stats = token_stats(policy, part.input_ids, part.turn_ids, cache)
-        logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()
-        entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
-        if asked:
-            here = [questions[n] for n in asked]
-            answers[asked] = answer_logprobs(policy, cache, here, [place[q.row] for q in here], len(rows))
-    policy.model.train(was_training)
+    with evaluation_mode(policy.model):
+        for rows in pack(batch.lengths.tolist(), token_budget):
+            part = batch.rows(rows).to(policy.device)
+            place = {row: i for i, row in enumerate(rows)}
+            asked = [n for n, question in enumerate(questions) if question.row in place]
+            cache = DynamicCache() if asked else None
+            stats = token_stats(policy, part.input_ids, part.turn_ids, cache)
+            logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()
+            entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
+            if asked:
+                here = [questions[n] for n in asked]
+                answers[asked] = answer_logprobs(policy, cache, here, [place[q.row] for q in here], len(rows))
     return TokenStats(logprobs, entropy), answers

@@ -34,7 +34,7 @@ class MetricsTable(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the iteration's row."""
-        seconds = {f"seconds/{phase}": s for phase, s in pl_module.phases.seconds.items()}
+        seconds = {f"seconds/{phase}": s for phase, s in pl_module.seconds.items()}
         self._write(trainer, trainer.current_epoch + 1, pl_module.metrics | seconds)
 
     def _write(self, trainer: Trainer, iteration: int, metrics: dict[str, float]) -> None:

@@ -3,8 +3,10 @@
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class TrainingProgress(Callback):
@@ -23,12 +25,13 @@ class TrainingProgress(Callback):
             return
         self.bar = Progress(
             TextColumn("{task.fields[phase]:<10}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=self.console,
+            expand=True,
         )
         self.bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch, phase="")
         self.bar.start()
@@ -38,6 +41,7 @@ class TrainingProgress(Callback):
         """Keep the newest validation figure in sight."""
         self.validated = f"val EM {float(trainer.callback_metrics['val/em']):.3f}"
         if trainer.state.fn == "validate" and trainer.is_global_zero:
+            self.console.print(f"run directory: {trainer.default_root_dir}", soft_wrap=True)
             self.console.print(f"start: {self.validated}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,7 +49,7 @@ class TrainingProgress(Callback):
         iteration, m = trainer.current_epoch + 1, pl_module.metrics
         line = (
             f"{self.validated}  train EM {m['train/em']:.3f}  reward {m['train/reward']:+.2f}  "
-            f"turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.2f}"
+            f"turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.3f}"
         )
         if self.bar is not None:
             self._update(description=line, completed=iteration)
@@ -64,5 +68,9 @@ class TrainingProgress(Callback):
             self.bar = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal tidy."""
+        """Leave the terminal tidy and say how to go on."""
         self.on_train_end(trainer, pl_module)
+        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            last = f"{trainer.default_root_dir}/checkpoints/last.ckpt"
+            line = f"interrupted after {trainer.current_epoch} iterations; to go on, add ckpt_path={last}"
+            self.console.print(line, soft_wrap=True)

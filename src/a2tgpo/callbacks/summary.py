@@ -76,8 +76,8 @@ class Summary(Callback):
         """Write the file."""
         seconds = {"total": time.perf_counter() - self.began, **pl_module.phases.seconds}
         timings = {f"seconds/{k}": v + self.earlier_seconds.get(f"seconds/{k}", 0.0) for k, v in seconds.items()}
-        if "tokens/useful" in self.values:
-            learning = timings["seconds/scoring"] + timings["seconds/update"]
+        learning = timings.get("seconds/scoring", 0.0) + timings.get("seconds/update", 0.0)
+        if learning and "tokens/useful" in self.values:
             self.values["tokens/per_second"] = self.values["tokens/useful"] / learning
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from a2tgpo.engines.row_cache import LayerStates, RowCache
 from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
 from a2tgpo.interfaces import Completion, Sampling
-from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.policy import Policy, evaluation_mode
 
 KEEP_SHARE = 0.75
 """Finished rows are dropped from the running batch once fewer than this share of its rows is unfinished."""
@@ -104,12 +104,9 @@ class HuggingFaceEngine:
 
     @torch.inference_mode()
     def _run(self, rows: list[Row]) -> None:
-        model = self._policy.model
-        was_training = model.training
-        model.eval()
-        self._read_prompts([row.session for row in rows])
-        self._sample(rows)
-        model.train(was_training)
+        with evaluation_mode(self._policy.model):
+            self._read_prompts([row.session for row in rows])
+            self._sample(rows)
         for row in rows:
             if not row.done.cancelled():  # Ctrl-C arrived while sampling
                 row.done.set_result(Completion(tuple(row.ids), tuple(row.logprobs), row.finish))
