@@ -40,7 +40,8 @@ def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
 
 def prepare_process() -> None:
     """Resolvers `project_root` and `run_dir` for the configuration; libraries speak only when something is wrong."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     disable_progress_bar()
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")

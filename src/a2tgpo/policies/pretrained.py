@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from a2tgpo.policies.policy import Policy
 
 
-def load_policy(path: str, dtype: str = "float32", attn_implementation: str = "sdpa") -> Policy:
-    """Load model and tokenizer from `path`.
+def load_policy(
+    path: str, dtype: str = "float32", attn_implementation: str = "sdpa", lora: LoraConfig | None = None
+) -> Policy:
+    """Load model and tokenizer from `path`; with `lora`, freeze the model and train an adapter on it.
 
     Raises ValueError where a local `path` is no model folder, or the attention takes no four-dimensional mask.
     """
@@ -20,4 +23,6 @@ def load_policy(path: str, dtype: str = "float32", attn_implementation: str = "s
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
     )
+    if lora is not None:
+        model = get_peft_model(model, lora)
     return Policy(model.eval(), AutoTokenizer.from_pretrained(path))

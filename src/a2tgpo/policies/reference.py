@@ -1,6 +1,10 @@
 """The frozen reference model."""
 
 import copy
+from typing import Any
+
+import torch
+from peft import PeftModel
 
 from a2tgpo.policies.policy import Policy
 
@@ -9,6 +13,36 @@ def frozen_copy(policy: Policy) -> Policy:
     """A second copy of the policy as it is now, which never changes."""
     model = copy.deepcopy(policy.model).eval().requires_grad_(False)
     return Policy(model, policy.tokenizer)
+
+
+class WithoutAdapter(torch.nn.Module):
+    """A model with its adapter switched off for the length of each forward; holds no weights of its own."""
+
+    def __init__(self, adapted: PeftModel) -> None:
+        super().__init__()
+        self.adapted, self.config = adapted, adapted.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.adapted.device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's forward."""
+        with self.adapted.disable_adapter():
+            return self.adapted(*args, **kwargs)
+
+
+def disabled_adapter(policy: Policy) -> Policy:
+    """The policy's own base model, for LoRA policies: no second copy.
+
+    Raises ValueError where the policy has no adapter.
+    """
+    if not isinstance(policy.model, PeftModel):
+        raise ValueError(
+            "model/reference=disabled_adapter: expected a policy with an adapter, e.g. model/policy=tiny_lora"
+        )
+    return Policy(WithoutAdapter(policy.model), policy.tokenizer)
 
 
 def no_reference(policy: Policy) -> None:
