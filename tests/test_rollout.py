@@ -259,3 +259,9 @@ def test_playing_a_few_at_a_time_changes_nothing(random_policy, max_sessions):
     at_once, _ = play(random_policy, told_apart, PROMPTS, group_size=3)
     in_parts, _ = play(random_policy, told_apart, PROMPTS, group_size=3, max_sessions=max_sessions)
     assert in_parts == at_once
+
+
+def test_a_tool_that_always_fails_is_counted_and_ends_no_run(random_policy):
+    played, _ = play(random_policy, [SEARCH] * 2, group_size=16, environment=search_qa(Broken()))
+    assert [t.stop for t in played] == [StopReason.TOOL_FAILURE] * 16
+    assert sum(t.metrics["tool_failures"] for t in played) == 32

@@ -30,11 +30,15 @@ class StepResult:
     useful: bool | None = None
     """Did the tool return evidence not seen before? None where nobody knows."""
     empty: bool = False
-    """The tool was called and had nothing to give: it found nothing, or failed."""
+    """The tool was called and found nothing."""
+
+
+class EmptyCorpus(ValueError):
+    """A retriever has nothing to search in: a wrong setting, not a tool that failed, so it ends the run."""
 
 
 class Retriever(Protocol):
-    """Finds passages."""
+    """Finds passages. Raises EmptyCorpus where there are none at all."""
 
     def search(self, query: str, topk: int, corpus: str = "") -> list[str]:
         """The best `topk` passages for `query`, best first."""

@@ -20,7 +20,7 @@ _STEP_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="environme
 
 
 def require_results(trajectories: Sequence[Trajectory]) -> None:
-    """Raises ValueError where all of at least `ENOUGH_CALLS` tool calls had nothing to give: there is no tool."""
+    """Raises ValueError where all of at least `ENOUGH_CALLS` tool calls found nothing."""
     calls = [turn for trajectory in trajectories for turn in trajectory.turns if turn.is_process]
     if len(calls) >= ENOUGH_CALLS and all(turn.empty for turn in calls):
         raise ValueError(

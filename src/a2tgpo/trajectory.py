@@ -63,7 +63,7 @@ class Turn:
     useful: bool | None = None
     """Did the tool return evidence not seen before? None where nobody knows."""
     empty: bool = False
-    """The tool was called and had nothing to give: it found nothing, or failed."""
+    """The tool was called and found nothing."""
 
     @property
     def is_process(self) -> bool:

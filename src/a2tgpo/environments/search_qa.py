@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from a2tgpo.environments.matching import exact_match, f1
 from a2tgpo.environments.tags import STOP_TEXTS, format_result, parse_action
 from a2tgpo.environments.tools import call_with_timeout
-from a2tgpo.interfaces import Retriever, StepResult
+from a2tgpo.interfaces import EmptyCorpus, Retriever, StepResult
 from a2tgpo.trajectory import StopReason, Task
 
 
@@ -75,6 +75,8 @@ class SearchQA:
         arguments = (query, self.topk, self.task.corpus)
         try:
             passages = call_with_timeout(self.retriever.search, self.tool_timeout, *arguments)
+        except EmptyCorpus:
+            raise
         except TimeoutError:
             return self._failed(f"no answer within {self.tool_timeout:g} seconds")
         except Exception as error:  # whatever a user's tool raises is news for the policy, and counted
@@ -88,7 +90,7 @@ class SearchQA:
     def _failed(self, why: str) -> StepResult:
         self._failures += 1
         stop = StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None
-        return StepResult(format_result(f"The search failed: {why}."), stop=stop, empty=True)
+        return StepResult(format_result(f"The search failed: {why}."), stop=stop)
 
     def finish(self, stop: StopReason) -> tuple[float, dict[str, float]]:
         """The outcome reward and the metrics of the episode, however it ended."""

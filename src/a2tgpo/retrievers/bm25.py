@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import bm25s
 
+from a2tgpo.interfaces import EmptyCorpus
+
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG when imported
 
 
@@ -23,7 +25,7 @@ class BM25Retriever:
     def _build(self, corpus: str) -> tuple[bm25s.BM25, tuple[str, ...]]:
         passages = tuple(self._passages(corpus))
         if not passages:
-            raise ValueError(f"data.retriever: corpus {corpus!r} holds no passages; expected at least one")
+            raise EmptyCorpus(f"data.retriever: corpus {corpus!r} holds no passages; expected at least one")
         index = bm25s.BM25()
         index.index(_tokenize(passages), show_progress=False)
         return index, passages
