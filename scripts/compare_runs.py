@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 PANELS = {"train/em": "training questions, sampled", "val/em": "unseen worlds, greedy"}
 SMOOTHED = 5
 """Iterations over which training EM is averaged; each has other questions."""
+NO_SPREAD = "credit/no_spread_turn_groups"
 COLUMNS = {"start": "val/em/start", "best": "val/em/best", "final": "val/em/final", "test": "test/em"}
 
 
@@ -33,7 +34,13 @@ def load(directories: list[Path]) -> dict[str, list[dict]]:
         with (directory / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         curves = {name: {int(row["iteration"]): float(row[name]) for row in rows if row[name]} for name in PANELS}
-        run = {"summary": summary, "last_turn": last_turn_share(directory / "rollouts"), **curves}
+        flat = [float(row[NO_SPREAD]) for row in rows if row.get(NO_SPREAD)]
+        run = {
+            "summary": summary,
+            "no_spread": mean(flat),
+            "last_turn": last_turn_share(directory / "rollouts"),
+            **curves,
+        }
         runs[summary["experiment"]].append(run)
     return dict(sorted(runs.items()))
 
@@ -114,9 +121,8 @@ def main() -> None:
     print(table(runs))
     for experiment, members in runs.items():
         if all(member["last_turn"] is not None for member in members):
-            print(
-                f"{experiment}: {_spread([member['last_turn'] for member in members])} of the gain in the last search"
-            )
+            last, flat = (_spread([member[key] for member in members]) for key in ("last_turn", "no_spread"))
+            print(f"{experiment}: {last} of the gain in the last search; {flat} of the turn groups without spread")
     if arguments.picture:
         draw(runs, arguments.picture)
 
