@@ -24,7 +24,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from a2tgpo.environments.search_qa import Reward, SearchQA
+from a2tgpo.environments.dialects.text_tags import TextTags
+from a2tgpo.environments.reward import Reward
+from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.policies.policy import Policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.tasks.embedded.demonstrations import Habits, demonstrate
@@ -50,7 +52,7 @@ def environment(max_indexes: int = 64) -> partial[SearchQA]:
         SearchQA,
         retriever=BM25Retriever(WorldPassages(WorldSize()), max_indexes),
         reward=Reward(),
-        prompt_template=PROMPT,
+        dialect=TextTags(PROMPT, ANSWER_WRAPPER),
         answer_wrapper=ANSWER_WRAPPER,
         max_searches=6,
         topk=2,

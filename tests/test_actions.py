@@ -5,15 +5,18 @@ import threading
 import pytest
 
 from a2tgpo.environments.matching import exact_match, f1, normalize_answer
-from a2tgpo.environments.search_qa import Reward, SearchQA
-from a2tgpo.environments.tags import STOP_TEXTS, Action, format_result, parse_action
-from a2tgpo.interfaces import StepResult
+from a2tgpo.environments.dialects.text_tags import TextTags
+from a2tgpo.environments.reward import Reward
+from a2tgpo.environments.search_qa import SEARCH as TOOL
+from a2tgpo.environments.search_qa import SearchQA
+from a2tgpo.interfaces import Action, StepResult, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.trajectory import StopReason, Task
 
 FIRST, SECOND = "The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu."
 PASSAGES = (FIRST, SECOND, "The star of Bemi is Dosi Pafe.")
 TASK = Task("t", "What is the birthplace of the director of Bemi?", ("Kelu", "Kelu City"), evidence=(FIRST, SECOND))
+DIALECT = TextTags("Question: {question}", ("<answer> ", "</answer>"))
 SEARCH, ANSWER = "<search> director of Bemi</search>", "<answer> Kelu</answer>"
 
 
@@ -37,7 +40,7 @@ def raising(error):
 def episode(retriever=None, task=TASK, **changes):
     settings = {
         "reward": Reward(),
-        "prompt_template": "Question: {question}",
+        "dialect": DIALECT,
         "answer_wrapper": ("<answer> ", "</answer>"),
         "max_searches": 2,
         "topk": 1,
@@ -49,22 +52,31 @@ def episode(retriever=None, task=TASK, **changes):
 
 # ---- The tag dialect -------------------------------------------------------------------------------------------------
 
+
+def searching(query):
+    return Action((ToolCall("search", {"query": query}),))
+
+
+def answering(answer):
+    return Action(answer=answer)
+
+
 MEANINGS = {
-    "a search": ("<search> x y</search>", Action("search", "x y")),
-    "an answer": ("<answer>x</answer>", Action("answer", "x")),
-    "text around the action counts for nothing": ("well <search>x</search>", Action("search", "x")),
-    "several lines in the body": ("<search>\n x\ny </search>", Action("search", "x\ny")),
-    "a thought before the action": ("<think> a</think><search>x</search>", Action("search", "x")),
-    "several thoughts": ("<think>a</think><think>\nb</think><answer>x</answer>", Action("answer", "x")),
-    "a thought inside the body": ("<answer>x<think>a</think>y</answer>", Action("answer", "x y")),
-    "an answer inside a thought": ("<think><answer>no</answer></think><answer>x</answer>", Action("answer", "x")),
-    "a stray tag inside a thought": ("<think><search></think><answer>x</answer>", Action("answer", "x")),
-    "surplus text": ("<search>x</search>\n\nand", Action("search", "x")),
-    "surplus tags": ("<search>x</search></answer><result>", Action("search", "x")),
-    "two searches: the first one": ("<search>x</search><search>y</search>", Action("search", "x")),
-    "search, then answer: the search": ("<search>x</search><answer>y</answer>", Action("search", "x")),
-    "answer, then search: the answer": ("<answer>x</answer><search>y</search>", Action("answer", "x")),
-    "angle brackets that are no tag": ("<answer>x < y > z <b></answer>", Action("answer", "x < y > z <b>")),
+    "a search": ("<search> x y</search>", searching("x y")),
+    "an answer": ("<answer>x</answer>", answering("x")),
+    "text around the action counts for nothing": ("well <search>x</search>", searching("x")),
+    "several lines in the body": ("<search>\n x\ny </search>", searching("x\ny")),
+    "a thought before the action": ("<think> a</think><search>x</search>", searching("x")),
+    "several thoughts": ("<think>a</think><think>\nb</think><answer>x</answer>", answering("x")),
+    "a thought inside the body": ("<answer>x<think>a</think>y</answer>", answering("x y")),
+    "an answer inside a thought": ("<think><answer>no</answer></think><answer>x</answer>", answering("x")),
+    "a stray tag inside a thought": ("<think><search></think><answer>x</answer>", answering("x")),
+    "surplus text": ("<search>x</search>\n\nand", searching("x")),
+    "surplus tags": ("<search>x</search></answer><result>", searching("x")),
+    "two searches: the first one": ("<search>x</search><search>y</search>", searching("x")),
+    "search, then answer: the search": ("<search>x</search><answer>y</answer>", searching("x")),
+    "answer, then search: the answer": ("<answer>x</answer><search>y</search>", answering("x")),
+    "angle brackets that are no tag": ("<answer>x < y > z <b></answer>", answering("x < y > z <b>")),
     "nothing": ("", None),
     "text alone": ("Kelu", None),
     "a thought alone": ("<think> a</think>", None),
@@ -92,7 +104,7 @@ MEANINGS = {
 @pytest.mark.parametrize("name", MEANINGS)
 def test_every_text_has_one_meaning(name):
     text, action = MEANINGS[name]
-    assert parse_action(text) == action
+    assert DIALECT.parse(text, [TOOL]) == action
 
 
 @pytest.mark.parametrize("text", [text for text, action in MEANINGS.values() if action is None])
@@ -116,13 +128,13 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_tool_text_creates_no_tags(text):
-    result = format_result(f"before {text} after")
+    result = DIALECT.observe([f"before {text} after"], [TOOL])
     inside = result.removeprefix("<result>").removesuffix("</result>")
     assert len(inside) == len(result) - len("<result></result>")
     assert not any(
         f"<{slash}{tag}>" in inside for tag in ("think", "search", "result", "answer") for slash in ("", "/")
     )
-    assert not any(stop in result for stop in STOP_TEXTS)
+    assert not any(stop in result for stop in DIALECT.stop_texts([TOOL]))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

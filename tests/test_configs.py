@@ -26,7 +26,7 @@ INCOMPLETE = {"model/aggregation/token_sum_norm": "model.aggregation.max_length=
 
 MODEL_SLOTS = ["policy", "reference", "signal", "outcome", "normalizer", "accumulator", "combiner", "credit"]
 MODEL_SLOTS += ["ratio", "clipper", "surrogate", "aggregation", "optimizer", "scheduler"]
-DATA_SLOTS = ["tasks", "environment", "retriever", "engine"]
+DATA_SLOTS = ["tasks", "environment", "dialect", "retriever", "engine"]
 SLOTS = [f"model/{slot}" for slot in MODEL_SLOTS] + [f"data/{slot}" for slot in DATA_SLOTS]
 
 KEYS = [

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from a2tgpo.environments.search_qa import Reward, SearchQA
+from a2tgpo.environments.dialects.text_tags import TextTags
+from a2tgpo.environments.reward import Reward
+from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.evaluation import evaluate
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
@@ -38,7 +40,7 @@ environment = partial(
     SearchQA,
     retriever=BM25Retriever(WorldPassages(SIZE)),
     reward=Reward(),
-    prompt_template="Question: {question}",
+    dialect=TextTags("Question: {question}", ("<think> done</think><answer> ", "</answer>")),
     answer_wrapper=("<think> done</think><answer> ", "</answer>"),
     max_searches=6,
     topk=2,

@@ -11,7 +11,9 @@ from tokenizers.processors import TemplateProcessing
 
 from a2tgpo.batch import collate
 from a2tgpo.engines.scripted import ScriptedEngine
-from a2tgpo.environments.search_qa import Reward, SearchQA
+from a2tgpo.environments.dialects.text_tags import TextTags
+from a2tgpo.environments.reward import Reward
+from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.interfaces import StepResult
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollout import Rollout
@@ -64,9 +66,9 @@ class Echo:
 
 def search_qa(retriever=None):
     retriever = retriever or BM25Retriever({"films": PASSAGES}.__getitem__)
-    return lambda task: SearchQA(
-        task, retriever, Reward(), "Question: {question}", ("<answer> ", "</answer>"), 2, 1, 10.0, max_tool_failures=2
-    )
+    wrapper = ("<answer> ", "</answer>")
+    dialect = TextTags("Question: {question}", wrapper)
+    return lambda task: SearchQA(task, retriever, Reward(), dialect, wrapper, 2, 1, 10.0, max_tool_failures=2)
 
 
 def play(policy, script, prompts=((0, TASK),), group_size=1, environment=None, **limits):

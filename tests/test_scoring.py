@@ -273,8 +273,9 @@ def test_dropout_is_off_while_scoring_and_the_mode_comes_back(policy, trajectori
 
 def test_eager_attention_gets_numbers_and_sdpa_gets_the_mask(policy):
     mask = torch.tensor([[[[True, False], [True, True]]]])
-    assert policy.attention_mask(mask) is mask
-    added = eager(policy).attention_mask(mask)
+    positions = torch.tensor([[0, 1]])
+    assert torch.equal(policy.attention_mask(mask, positions, positions), mask)
+    added = eager(policy).attention_mask(mask, positions, positions)
     assert added.dtype == torch.float32
     assert torch.equal(added == 0, mask) and added[~mask].max() < -1e30
 

@@ -160,9 +160,11 @@ def answer_logprobs(
     """Mean log-prob of each question's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), in fp32 (eq. 2)."""
     block = lay_out(questions, rows, height, cache.get_seq_length()).to(policy.device)
     columns, column = block.column.unique(return_inverse=True)
+    cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(height, -1)
+    key_positions = torch.cat([cached, block.position_ids], dim=1)
     out = policy.model(
         block.ids,
-        attention_mask=policy.attention_mask(block.mask),
+        attention_mask=policy.attention_mask(block.mask, block.position_ids, key_positions),
         position_ids=block.position_ids,
         past_key_values=cache,
         use_cache=True,

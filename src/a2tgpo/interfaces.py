@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from a2tgpo.trajectory import Split, StopReason, Task, Trajectory
@@ -20,10 +20,21 @@ if TYPE_CHECKING:  # environments and retrievers stay free of torch
 
 
 @dataclass(frozen=True)
+class Chat:
+    """Messages for the model's own chat template: a prompt, or the tool results that follow an action."""
+
+    messages: tuple[Mapping[str, str], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """JSON schemas of the tools that the template tells the model of."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the template, such as `enable_thinking`."""
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What the environment says to one action."""
 
-    observation: str = ""
+    observation: str | Chat = ""
     """The tool result as the policy will see it; empty where none follows."""
     stop: StopReason | None = None
     """Why the episode is over; None while it goes on."""
@@ -45,14 +56,66 @@ class Retriever(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Tool:
+    """A tool as the policy is told of it; all arguments are texts."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, str]
+    """Description of each argument."""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool's name and its arguments, as the policy wrote them."""
+
+    name: str
+    arguments: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Action:
+    """One well-formed action: tool calls, or an answer."""
+
+    calls: tuple[ToolCall, ...] = ()
+    answer: str | None = None
+
+
+class Dialect(Protocol):
+    """How an environment and a policy speak with each other."""
+
+    answer_wrapper: tuple[str, str]
+    """The text around an answer that makes it a well-formed action; beliefs are scored inside it."""
+    layout: Callable[[Sequence[str]], str]
+    """How found passages are written into a result."""
+
+    def stop_texts(self, tools: Sequence[Tool]) -> Sequence[str]:
+        """Texts that end an action; without any, the model's end token does."""
+        ...
+
+    def prompt(self, question: str, tools: Sequence[Tool]) -> str | Chat:
+        """What opens the episode."""
+        ...
+
+    def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
+        """The action that `text` stands for, None where it is malformed."""
+        ...
+
+    def observe(self, results: Sequence[str], tools: Sequence[Tool]) -> str | Chat:
+        """The results of an action's tool calls, as the policy will see them."""
+        ...
+
+
 class Environment(Protocol):
     """One object is one episode: build it from a task, run it once, drop it."""
 
     stop_texts: Sequence[str]
+    """Texts that end an action; without any, the model's end token does."""
     answer_wrapper: tuple[str, str]
 
-    def prompt(self) -> str:
-        """The text that opens the episode."""
+    def prompt(self) -> str | Chat:
+        """What opens the episode."""
         ...
 
     def step(self, action_text: str) -> StepResult:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from a2tgpo.chat import encode_observation, encode_prompt
 from a2tgpo.interfaces import Engine, Environment, Sampling, StepResult
 from a2tgpo.policies.policy import Policy
 from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
@@ -53,7 +54,17 @@ class Rollout:
     async def play(
         self, policy: Policy, prompts: Sequence[tuple[int, Task]], group_size: int, key: tuple[int, ...], greedy: bool
     ) -> list[Trajectory]:
-        """As `run`, for callers that already are in an event loop, such as a notebook."""
+        """As `run`, for callers that already are in an event loop, such as a notebook.
+
+        Raises ValueError where the token limits exceed what the model was made for.
+        """
+        longest = self.max_prompt_tokens + self.max_response_tokens
+        if longest > policy.max_length:
+            raise ValueError(
+                f"data.module.max_prompt_tokens={self.max_prompt_tokens}, "
+                f"data.module.max_response_tokens={self.max_response_tokens}: together {longest}; "
+                f"expected at most the {policy.max_length} positions of the model"
+            )
         self.engine.sync(policy)
         at_once = max(1, self.max_sessions // group_size)
         encoded = [(group, task, self._encode_prompt(policy, task)) for group, task in prompts]
@@ -69,13 +80,13 @@ class Rollout:
         return trajectories
 
     def _encode_prompt(self, policy: Policy, task: Task) -> tuple[int, ...]:
-        ids = policy.tokenizer(self.environment(task).prompt()).input_ids
+        ids = encode_prompt(policy, self.environment(task).prompt())
         if len(ids) > self.max_prompt_tokens:
             raise ValueError(
                 f"task {task.task_id}: its prompt has {len(ids)} tokens; "
                 f"expected at most data.module.max_prompt_tokens={self.max_prompt_tokens}"
             )
-        return tuple(ids)
+        return ids
 
 
 @dataclass
@@ -113,18 +124,14 @@ class Episode:
         max_tokens = min(self.rollout.max_action_tokens, left)
         sampling = Sampling(max_tokens, environment.stop_texts, greedy, (*self.key, index))
         action = await self.rollout.engine.extend(self.session, new_ids, sampling)
-        tokenizer = self.policy.tokenizer
-        text = tokenizer.decode(action.ids)
+        text = self.policy.decode(action.ids)
         if action.finish == "length":
             result = StepResult(stop=StopReason.MAX_TOKENS)
         else:
             loop = asyncio.get_running_loop()
             result = await loop.run_in_executor(_STEP_THREADS, environment.step, text)
-        observation_ids = (
-            tokenizer(result.observation, add_special_tokens=False, split_special_tokens=True).input_ids
-            if result.observation
-            else ()
-        )
+        closed = not self.policy.end_ids.isdisjoint(action.ids[-1:])
+        observation_ids = encode_observation(self.policy, result.observation, closed) if result.observation else ()
         if result.stop is None and not observation_ids:
             raise ValueError(
                 f"task {self.task.task_id}: the environment gave neither an observation nor a stop reason; expected one"
@@ -132,9 +139,9 @@ class Episode:
         turn = Turn(
             action.ids,
             action.logprobs,
-            tuple(observation_ids[: left - len(action.ids)]),
+            observation_ids[: left - len(action.ids)],
             text,
-            result.observation,
+            self.policy.decode(observation_ids),
             result.useful,
             result.empty,
         )

@@ -158,7 +158,9 @@ class HuggingFaceEngine:
         mask = cache.place(positions, real=columns >= width - counts[:, None])
         out = self._policy.model(
             ids,
-            attention_mask=self._policy.attention_mask(mask),
+            attention_mask=self._policy.attention_mask(
+                mask, positions, torch.arange(mask.shape[-1], device=device)[None]
+            ),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -181,7 +183,7 @@ class HuggingFaceEngine:
 
     def _finish(self, row: Row) -> str | None:
         """What ended the action, None while it goes on."""
-        if row.ids[-1] == self._policy.tokenizer.eos_token_id:
+        if row.ids[-1] in self._policy.end_ids:
             return "eos"
         if self._watcher(tuple(row.sampling.stop_texts)).complete(row.ids):
             return "stop"

@@ -1,30 +1,15 @@
 """Answer a question with the help of a search tool."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a2tgpo.environments.matching import exact_match, f1
-from a2tgpo.environments.tags import STOP_TEXTS, format_result, parse_action
+from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.tools import call_with_timeout
-from a2tgpo.interfaces import EmptyCorpus, Retriever, StepResult
+from a2tgpo.interfaces import Action, Chat, Dialect, EmptyCorpus, Retriever, StepResult, Tool
 from a2tgpo.trajectory import StopReason, Task
 
-
-@dataclass(frozen=True)
-class Reward:
-    """Outcome reward: `outcome` (em | f1) of a well-formed answer, a penalty for every other end of an episode."""
-
-    outcome: str = "em"
-    malformed: float = -1.0
-    unanswered: float = -1.0
-
-    def __post_init__(self) -> None:
-        if self.outcome not in ("em", "f1"):
-            raise ValueError(f"data.environment.reward.outcome={self.outcome!r}: expected 'em' or 'f1'")
-
-    def __call__(self, stop: StopReason, metrics: dict[str, float]) -> float:
-        if stop is StopReason.ANSWERED:
-            return metrics[self.outcome]
-        return self.malformed if stop is StopReason.INVALID_ACTION else self.unanswered
+SEARCH = Tool("search", "Searches a collection of texts and returns the best passages.", {"query": "What to look for."})
 
 
 @dataclass
@@ -38,13 +23,12 @@ class SearchQA:
     task: Task
     retriever: Retriever
     reward: Reward
-    prompt_template: str
+    dialect: Dialect
     answer_wrapper: tuple[str, str]
     max_searches: int
     topk: int
     tool_timeout: float
     max_tool_failures: int
-    stop_texts: tuple[str, ...] = STOP_TEXTS
     _searches: int = 0
     _failures: int = 0
     _useful: int = 0
@@ -53,44 +37,53 @@ class SearchQA:
 
     def __post_init__(self) -> None:
         self._unseen = set(self.task.evidence)
+        self.stop_texts = self.dialect.stop_texts([SEARCH])
 
-    def prompt(self) -> str:
-        """The text that opens the episode."""
-        return self.prompt_template.format(question=self.task.question)
+    def prompt(self) -> str | Chat:
+        """What opens the episode."""
+        return self.dialect.prompt(self.task.question, [SEARCH])
 
     def step(self, action_text: str) -> StepResult:
-        """Carry out one action: run the search, take the answer, or end the episode on a malformed action."""
-        action = parse_action(action_text)
+        """Carry out one action: run its searches, take the answer, or end the episode on a malformed action."""
+        action = self.dialect.parse(action_text, [SEARCH])
         if action is None:
             return StepResult(stop=StopReason.INVALID_ACTION)
-        if action.tag == "answer":
-            self._answer = action.body
+        if action.answer is not None:
+            self._answer = action.answer
             return StepResult(stop=StopReason.ANSWERED)
-        if self._searches == self.max_searches:
+        if self._searches + len(action.calls) > self.max_searches:
             return StepResult(stop=StopReason.MAX_TURNS)
-        self._searches += 1
-        return self._search(action.body)
+        return self._search_all(action)
 
-    def _search(self, query: str) -> StepResult:
-        arguments = (query, self.topk, self.task.corpus)
+    def _search_all(self, action: Action) -> StepResult:
+        texts, found = zip(*(self._search(call.arguments["query"]) for call in action.calls), strict=True)
+        answered = any(passages is not None for passages in found)
+        passages = {passage for result in found for passage in result or ()}
+        useful = bool(self._unseen & passages)
+        self._unseen -= passages
+        self._useful += useful
+        return StepResult(
+            self.dialect.observe(texts, [SEARCH]),
+            stop=StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None,
+            useful=useful if self.task.evidence and answered else None,
+            empty=answered and not passages,
+        )
+
+    def _search(self, query: str) -> tuple[str, Sequence[str] | None]:
+        """The result as text, and the passages in it; None where the search failed."""
+        self._searches += 1
         try:
+            arguments = (query, self.topk, self.task.corpus)
             passages = call_with_timeout(self.retriever.search, self.tool_timeout, *arguments)
+            return self.dialect.layout(passages), passages
         except EmptyCorpus:
             raise
         except TimeoutError:
-            return self._failed(f"no answer within {self.tool_timeout:g} seconds")
+            why = f"no answer within {self.tool_timeout:g} seconds"
         except Exception as error:  # whatever a user's tool raises is news for the policy, and counted
-            return self._failed(f"{type(error).__name__}: {error}")
-        useful = bool(self._unseen.intersection(passages))
-        self._unseen.difference_update(passages)
-        self._useful += useful
-        text = " ".join(passages) if passages else "Nothing was found."
-        return StepResult(format_result(text), useful=useful if self.task.evidence else None, empty=not passages)
-
-    def _failed(self, why: str) -> StepResult:
+            why = f"{type(error).__name__}: {error}"
         self._failures += 1
-        stop = StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None
-        return StepResult(format_result(f"The search failed: {why}."), stop=stop)
+        return f"The search failed: {why}.", None
 
     def finish(self, stop: StopReason) -> tuple[float, dict[str, float]]:
         """The outcome reward and the metrics of the episode, however it ended."""

@@ -1,11 +1,12 @@
 """What the rest of the project needs of a language model: the weights and the tokenizer that belongs to them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,8 +29,50 @@ class Policy:
         pad_id = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad_id is None else pad_id
 
-    def attention_mask(self, mask: Bool[Tensor, "B 1 Q K"]) -> Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B 1 Q K"]:
-        """`mask` in the form the model's attention takes: eager attention adds it and would misread booleans."""
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end a message: the tokenizer's end token, and those of the model's generation settings."""
+        known = self.model.generation_config.eos_token_id
+        further = known if isinstance(known, list) else [known]
+        return frozenset({self.tokenizer.eos_token_id, *further} - {None})
+
+    @property
+    def max_length(self) -> int:
+        """Positions the model was made for."""
+        return self.model.config.max_position_embeddings
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of sampled tokens, exactly; an end token that closes them is no part of it."""
+        ids = list(ids)
+        if ids and ids[-1] in self.end_ids:
+            ids = ids[:-1]
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    @cached_property
+    def _windows(self) -> dict[str, int | None]:
+        """For each kind of attention layer how many positions back it sees, None for all."""
+        config = self.model.config.to_dict()
+        window = config.get("sliding_window")
+        kinds = set(config.get("layer_types") or (["full_attention"] if window is None else ["sliding_attention"]))
+        if unknown := kinds - {"full_attention", "sliding_attention"}:
+            raise ValueError(f"model.policy.path: layers of kind {sorted(unknown)}; expected full or sliding attention")
+        return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+
+    def attention_mask(
+        self, mask: Bool[Tensor, "B 1 Q K"], positions: Int[Tensor, "B Q"], key_positions: Int[Tensor, "#B K"]
+    ) -> Tensor | dict[str, Tensor]:
+        """`mask` in the form the model takes: by kind of layer where it has several, each with its window.
+
+        Eager attention adds a mask and would misread booleans. Raises ValueError for layers that take no mask.
+        """
+        distance = positions[:, None, :, None] - key_positions[:, None, None, :]
+        forms = {
+            kind: self._form(mask if window is None else mask & (distance < window))
+            for kind, window in self._windows.items()
+        }
+        return forms if len(forms) > 1 else next(iter(forms.values()))
+
+    def _form(self, mask: Bool[Tensor, "B 1 Q K"]) -> Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B 1 Q K"]:
         if self.model.config._attn_implementation == "sdpa":
             return mask
         lowest = torch.finfo(self.model.dtype).min

@@ -4,25 +4,64 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from a2tgpo.policies.policy import Policy
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 def load_policy(
-    path: str, dtype: str = "float32", attn_implementation: str = "sdpa", lora: LoraConfig | None = None
+    path: str,
+    dtype: str = "float32",
+    attn_implementation: str = "sdpa",
+    gradient_checkpointing: bool = False,
+    compile: bool = False,
+    lora: LoraConfig | None = None,
 ) -> Policy:
-    """Load model and tokenizer from `path`; with `lora`, freeze the model and train an adapter on it.
+    """Load model and tokenizer from `path`, without dropout; with `lora`, freeze the model and train an adapter on it.
 
-    Raises ValueError where a local `path` is no model folder, or the attention takes no four-dimensional mask.
+    Weights that are trained are best float32, with a trainer that computes in bf16-mixed; those under an adapter may
+    be bfloat16. Raises ValueError where `path` is no model folder, an option is unknown, the adapter has dropout, or
+    the tokenizer has no end token.
     """
     if attn_implementation not in ("sdpa", "eager"):
         raise ValueError(f"model.policy.attn_implementation={attn_implementation!r}: expected 'sdpa' or 'eager'")
+    if dtype not in DTYPES:
+        raise ValueError(f"model.policy.dtype={dtype!r}: expected {' or '.join(map(repr, DTYPES))}")
+    if lora is not None and lora.lora_dropout:
+        raise ValueError(
+            f"model.policy.lora.lora_dropout={lora.lora_dropout}: expected 0, or no ratio would start at 1"
+        )
     if Path(path).is_absolute() and not (Path(path) / "config.json").is_file():
         raise ValueError(f"model.policy.path={path}: expected a Hugging Face model folder with a config.json")
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=_without_dropout(path), dtype=DTYPES[dtype], attn_implementation=attn_implementation
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except OSError as error:
+        raise ValueError(f"model.policy.path={path}: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"model.policy.path={path}: its tokenizer has no end token (eos_token); expected one")
+    return Policy(_prepare(model, gradient_checkpointing, compile, lora), tokenizer)
+
+
+def _without_dropout(path: str) -> PretrainedConfig:
+    config = AutoConfig.from_pretrained(path)
+    for name, value in config.to_dict().items():
+        if name.endswith(("dropout", "pdrop")) and value:
+            setattr(config, name, 0.0)
+    return config
+
+
+def _prepare(
+    model: PreTrainedModel, gradient_checkpointing: bool, compile: bool, lora: LoraConfig | None
+) -> PreTrainedModel:
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if lora is not None:
         model = get_peft_model(model, lora)
-    return Policy(model.eval(), AutoTokenizer.from_pretrained(path))
+    if compile:
+        model.compile(dynamic=True)
+    return model.eval()

@@ -1,0 +1,82 @@
+"""Actions and results between text tags: `<search> … </search>`, `<result> … </result>`, `<answer> … </answer>`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
+from a2tgpo.environments.passages import PassageLayout
+from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
+
+
+@dataclass(frozen=True)
+class TextTags:
+    """One call or one answer an action, in tags of plain text; the tag of a call is the name of its tool.
+
+    With `chat`, the chat template renders the prompt; all that follows is appended to the model's first message.
+    """
+
+    prompt_template: str
+    answer_wrapper: tuple[str, str]
+    answer_pattern: str = "(.*)"
+    """What of the answer tag's body is the answer, in group 1."""
+    answer_tag: str = "answer"
+    think_tag: str = "think"
+    result_tag: str = "result"
+    result_template: str = "<result> {result}</result>"
+    layout: PassageLayout = PassageLayout()
+    chat: bool = False
+    system: str = ""
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_wrapper(self.answer_wrapper)
+        for name, slot in (("prompt_template", "{question}"), ("result_template", "{result}")):
+            if slot not in getattr(self, name):
+                raise ValueError(f"data.dialect.{name}={getattr(self, name)!r}: expected {slot} in it")
+
+    def stop_texts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+        """The closing tags of calls and answers."""
+        return tuple(f"</{tag}>" for tag in (*(tool.name for tool in tools), self.answer_tag))
+
+    def prompt(self, question: str, tools: Sequence[Tool]) -> str | Chat:
+        """The template with the question in it, as plain text or as the user's message."""
+        text = self.prompt_template.replace("{question}", question)
+        if not self.chat:
+            return text
+        system = ({"role": "system", "content": self.system},) if self.system else ()
+        return Chat((*system, {"role": "user", "content": text}), template=self.template)
+
+    def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
+        """The action `text` stands for, or None where it is not well-formed.
+
+        A thought counts as a blank; all that follows the first closing action tag (the end of a token that overshot
+        the stop text) is dropped. What remains must hold exactly one opening and one closing tag, of the same kind,
+        with a body that is not blank: several tags, nested tags, a stray or unclosed tag are all malformed.
+        """
+        text = re.sub(rf"<{self.think_tag}>.*?</{self.think_tag}>", " ", text, flags=re.DOTALL)
+        ends = [text.find(stop) + len(stop) for stop in self.stop_texts(tools) if stop in text]
+        if not ends:
+            return None
+        text = text[: min(ends)]
+        tags = self._tag_pattern(tools).findall(text)
+        if len(tags) != 2 or tags[1] != f"</{tags[0][1:]}":
+            return None
+        body = text.split(tags[0])[1].removesuffix(tags[1]).strip()
+        if tags[0] == f"<{self.answer_tag}>":
+            return written_answer(self.answer_pattern, body)
+        tool = next((tool for tool in tools if tags[0] == f"<{tool.name}>"), None)
+        if tool is None or not body:
+            return None
+        return Action((ToolCall(tool.name, {next(iter(tool.parameters)): body}),))
+
+    def observe(self, results: Sequence[str], tools: Sequence[Tool]) -> str:
+        """The results in their tag. Tags inside a result lose their angle brackets: a tool cannot speak for the
+        policy, close its own result or end the episode."""
+        text = self._tag_pattern(tools).sub(lambda tag: f"[{tag.group()[1:-1]}]", "\n".join(results))
+        return self.result_template.replace("{result}", text)
+
+    def _tag_pattern(self, tools: Sequence[Tool]) -> re.Pattern[str]:
+        tags = (self.think_tag, self.result_tag, self.answer_tag, *(tool.name for tool in tools))
+        return re.compile(rf"</?(?:{'|'.join(map(re.escape, tags))})>")

@@ -1,0 +1,83 @@
+"""Native tool calls of chat models: `<tool_call>{json}</tool_call>`, as Qwen and Hermes write them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
+from a2tgpo.environments.passages import PassageLayout
+from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
+
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ToolCalls:
+    """One or more calls an action, or an answer; the model's end token closes it.
+
+    The chat template tells the model of the tools and writes their results. `template` are further arguments of it:
+    `enable_thinking: false` switches Qwen3's thoughts off.
+    """
+
+    prompt_template: str
+    answer_wrapper: tuple[str, str]
+    answer_pattern: str = "(.*)"
+    """What of a message without calls is the answer, in group 1; thoughts are left out of it."""
+    layout: PassageLayout = PassageLayout()
+    system: str = ""
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_wrapper(self.answer_wrapper)
+        if "{question}" not in self.prompt_template:
+            raise ValueError(f"data.dialect.prompt_template={self.prompt_template!r}: expected {{question}} in it")
+
+    def stop_texts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+        """None: an action may hold several calls."""
+        return ()
+
+    def prompt(self, question: str, tools: Sequence[Tool]) -> Chat:
+        """System message, question and tools."""
+        system = ({"role": "system", "content": self.system},) if self.system else ()
+        user = {"role": "user", "content": self.prompt_template.replace("{question}", question)}
+        return Chat((*system, user), tuple(map(schema, tools)), self.template)
+
+    def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
+        """All calls of the message, or its answer where it has none. None where a thought or a call does not end, a
+        call is no JSON object with a known `name` and its `arguments`, or the answer is blank."""
+        said = text.rpartition("</think>")[2]
+        calls = [_call(body, tools) for body in _CALL.findall(said)]
+        rest = _CALL.sub("", said)
+        if None in calls or any(tag in rest for tag in ("<think>", "<tool_call>", "</tool_call>")):
+            return None
+        return Action(tuple(calls)) if calls else written_answer(self.answer_pattern, rest)
+
+    def observe(self, results: Sequence[str], tools: Sequence[Tool]) -> Chat:
+        """One tool message a call."""
+        return Chat(tuple({"role": "tool", "content": result} for result in results), template=self.template)
+
+
+def schema(tool: Tool) -> dict[str, Any]:
+    """The JSON schema that chat templates expect of a tool."""
+    properties = {name: {"type": "string", "description": text} for name, text in tool.parameters.items()}
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _call(body: str, tools: Sequence[Tool]) -> ToolCall | None:
+    try:
+        call = json.loads(body)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
+        return None
+    tool = next((tool for tool in tools if tool.name == call.get("name")), None)
+    arguments = call["arguments"]
+    if tool is None or arguments.keys() != tool.parameters.keys():
+        return None
+    if not all(isinstance(value, str) and value.strip() for value in arguments.values()):
+        return None
+    return ToolCall(tool.name, arguments)
