@@ -83,10 +83,10 @@ def test_make_command_names_a_target(composed, target, variables):
 
 
 def test_readme_lists_every_choice():
-    rows = re.findall(r"^\| `((?:model|data)/\w+|trainer|logger)` \| (.*) \|$", TEXT["README.md"], re.MULTILINE)
+    rows = re.findall(r"^\| `((?:model|data)/\w+|data|trainer|logger)` \| (.*) \|$", TEXT["README.md"], re.MULTILINE)
     listed = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows}
     folders = [path for top in ("model", "data") for path in (ROOT / "configs" / top).iterdir() if path.is_dir()]
-    folders += [ROOT / "configs" / "trainer", ROOT / "configs" / "logger"]
+    folders += [ROOT / "configs" / name for name in ("data", "trainer", "logger")]
     on_disk = {
         folder.relative_to(ROOT / "configs").as_posix(): {file.stem for file in folder.glob("*.yaml")}
         for folder in folders

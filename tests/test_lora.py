@@ -5,6 +5,7 @@ import torch
 from hydra.utils import instantiate
 from tiny_runs import SMALL, fit
 
+from a2tgpo.evaluation import load_weights
 from a2tgpo.policies.reference import disabled_adapter
 from a2tgpo.scoring import token_stats
 
@@ -33,6 +34,21 @@ def test_only_the_adapter_learns_and_the_base_is_the_reference(trained, composed
     torch.testing.assert_close(reference, base, rtol=0, atol=1e-6)
     assert (policy - base).abs().max() > 1e-3
     assert trained.metrics["policy/kl_to_reference"] > 0
+
+
+def test_a_checkpoint_holds_the_adapter_alone_and_brings_the_policy_back(composed, tmp_path):
+    config = composed("experiment=a2tgpo", *LORA, *SMALL, "trainer.max_epochs=2", "model.optimizer.lr=1e-2")
+    trainer = fit(config, [])
+    trained = trainer.lightning_module
+    trainer.save_checkpoint(tmp_path / "lora.ckpt")
+    held = torch.load(tmp_path / "lora.ckpt", weights_only=True)["state_dict"]
+    assert held and all("lora_" in name for name in held)
+    again = instantiate(config.model.policy, _convert_="all")
+    load_weights(again, tmp_path / "lora.ckpt")
+    batch = trained.rollout_batch
+    with torch.no_grad():
+        expected, stats = (token_stats(p, batch.input_ids, batch.turn_ids) for p in (trained.policy, again))
+    assert torch.equal(stats.logprobs, expected.logprobs)
 
 
 def test_a_policy_without_an_adapter_has_none_to_switch_off(random_policy):

@@ -17,7 +17,7 @@ from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surro
 from a2tgpo.meters import EpisodeMeter, IterationMeter
 from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, world
 from a2tgpo.phases import Phases
-from a2tgpo.policies.policy import Policy, require_same_architecture
+from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
 from a2tgpo.scoring import score, token_stats
 from a2tgpo.trajectory import Trajectory
 
@@ -49,6 +49,7 @@ class A2TGPOModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # frozen weights are in no checkpoint; `on_load_checkpoint` checks the others
         self.model, self.policy = policy.model.train(), policy
         self.reference = reference(policy)  # not a submodule: rebuilt from the start weights, never saved
         if kl_coef and self.reference is None:
@@ -221,6 +222,11 @@ class A2TGPOModule(LightningModule):
         """Bring the reference to the policy's device."""
         if self.reference is not None:
             self.reference.model.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Leave frozen weights out: an adapter's checkpoint does not hold the model under it."""
+        kept = {f"model.{name}" for name in trained_names(self.policy)}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Raises ValueError where the checkpoint belongs to another architecture."""

@@ -90,11 +90,23 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+def trained_names(policy: Policy) -> set[str]:
+    """Names of the weights that a checkpoint holds: all but frozen ones, which the policy's own folder has."""
+    frozen = {name for name, p in policy.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return policy.model.state_dict().keys() - frozen
+
+
 def require_same_architecture(policy: Policy, weights: Mapping[str, Tensor]) -> None:
-    """Raises ValueError naming the first of a checkpoint's weights that does not fit the policy."""
+    """Raises ValueError naming the first of a checkpoint's weights that does not fit the policy's trained ones."""
     own = policy.model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
+    for name in sorted(trained_names(policy) | weights.keys()):
         here = tuple(own[name].shape) if name in own else "absent"
         there = tuple(weights[name].shape) if name in weights else "absent"
         if here != there:
             raise ValueError(f"ckpt_path: checkpoint of another architecture; {name} is {there}, expected {here}")
+
+
+def load_trained_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's weights in place. Raises ValueError where they do not fit."""
+    require_same_architecture(policy, weights)
+    policy.model.load_state_dict(weights, strict=False)  # frozen weights are in no checkpoint

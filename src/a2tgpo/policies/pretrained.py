@@ -44,7 +44,7 @@ def load_policy(
         raise ValueError(f"model.policy.path={path}: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ValueError(f"model.policy.path={path}: its tokenizer has no end token (eos_token); expected one")
-    return Policy(_prepare(model, gradient_checkpointing, compile, lora), tokenizer)
+    return Policy(prepare(model, gradient_checkpointing, compile, lora), tokenizer)
 
 
 def _without_dropout(path: str) -> PretrainedConfig:
@@ -55,9 +55,10 @@ def _without_dropout(path: str) -> PretrainedConfig:
     return config
 
 
-def _prepare(
+def prepare(
     model: PreTrainedModel, gradient_checkpointing: bool, compile: bool, lora: LoraConfig | None
 ) -> PreTrainedModel:
+    """Checkpointed activations, an adapter, compilation, as asked for; in evaluation mode."""
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if lora is not None:

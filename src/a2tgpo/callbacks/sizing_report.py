@@ -1,0 +1,77 @@
+"""The arithmetic of the real model, printed after a run with a shrunk one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from peft import LoraConfig
+from rich.console import Console
+from rich.table import Table
+
+from a2tgpo.shrunk import parameter_counts
+from a2tgpo.sizing import GIB, Hardware, Plan, memory, peak, seconds, tokens
+
+COMPUTE_BYTES = 2
+"""The trainers for GPUs compute in bf16."""
+
+
+class SizingReport(Callback):
+    """Prints memory of a device, tokens and a lower bound of the time of one iteration at the real size."""
+
+    def __init__(
+        self,
+        architecture: Mapping[str, Any],
+        hardware: Hardware,
+        lora: LoraConfig | None,
+        gradient_checkpointing: bool,
+    ) -> None:
+        self.architecture, self.hardware, self.lora = architecture, hardware, lora
+        self.gradient_checkpointing = gradient_checkpointing
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the tables."""
+        if trainer.is_global_zero:
+            self.print_report(self.plan(trainer.datamodule.real, pl_module), Console())
+
+    def plan(self, real: Mapping[str, Any], learner: LightningModule) -> Plan:
+        """The counts of the real run: `real` are the settings of its data module."""
+        return Plan(
+            prompts=real["prompts_per_iteration"],
+            group_size=real["group_size"],
+            prompt_tokens=real["max_prompt_tokens"],
+            response_tokens=real["max_response_tokens"],
+            max_sessions=real["max_sessions"],
+            micro_batch_tokens=learner.micro_batch_tokens,
+            models_scored=1 if learner.reference is None else 2,
+            reference_copy=learner.reference is not None and self.lora is None,
+            weight_bytes=next(p.element_size() for p in learner.model.parameters()),
+            compute_bytes=COMPUTE_BYTES,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
+
+    def print_report(self, plan: Plan, console: Console) -> None:
+        """Memory first, then what an iteration has to do."""
+        parameters, trained = parameter_counts(self.architecture, self.lora)
+        used = memory(self.architecture, parameters, trained, plan)
+        room, hardware = self.hardware.memory_gib * GIB, self.hardware
+        table = Table(
+            title=f"{parameters / 1e9:.2f} B parameters, {trained / 1e9:.3f} B trained, on one {hardware.name}"
+        )
+        table.add_column("memory")
+        table.add_column("GiB", justify="right")
+        for name, size in used.items():
+            table.add_row(name, f"{size / GIB:.1f}")
+        table.add_row(
+            "peak (rollout and update do not overlap)", f"{peak(used) / GIB:.1f} of {hardware.memory_gib:.0f}"
+        )
+        console.print(table)
+        console.print(
+            "fits" if peak(used) <= room else "does not fit: an adapter, smaller micro-batches or fewer sessions"
+        )
+        table = Table(title=f"one iteration on {hardware.devices} × {hardware.name}, episodes at their limits")
+        for column in ("phase", "million tokens", "seconds at least"):
+            table.add_column(column, justify="left" if column == "phase" else "right")
+        spent = seconds(parameters, plan, hardware)
+        for phase, count in tokens(plan).items():
+            table.add_row(phase, f"{count / 1e6:.1f}", f"{spent[phase]:.0f}")
+        console.print(table)

@@ -1,0 +1,87 @@
+"""What a run costs at the real model's size: memory of a device and tokens of an iteration, from counts alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+GIB = 2**30
+ADAM_BYTES = 8
+"""Two float32 moments a trained parameter."""
+ACTIVATION_COPIES = 34
+"""Hidden states that a layer keeps for its backward pass, in units of tokens × hidden size, without checkpointing."""
+LOGIT_COPIES = 3
+"""Logits in float32, their softmax and its gradient."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the arithmetic is held against; `tflops` is what a device sustains, not its peak."""
+
+    name: str
+    devices: int
+    memory_gib: float
+    tflops: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The counts of one iteration. Token limits are upper bounds: real episodes are shorter."""
+
+    prompts: int
+    group_size: int
+    prompt_tokens: int
+    response_tokens: int
+    max_sessions: int
+    micro_batch_tokens: int
+    models_scored: int
+    """1, or 2 with a reference model."""
+    reference_copy: bool
+    weight_bytes: int
+    compute_bytes: int
+    gradient_checkpointing: bool
+
+
+def memory(architecture: Mapping[str, Any], parameters: int, trained: int, plan: Plan) -> dict[str, float]:
+    """Bytes on one device under DDP, by what they are for; the two phases do not overlap.
+
+    `rollout` and `update` come on top of `weights`, `reference`, `gradients` and `optimizer`.
+    """
+    layers, hidden = architecture["num_hidden_layers"], architecture["hidden_size"]
+    head_size = architecture.get("head_dim", hidden // architecture["num_attention_heads"])
+    per_position = 2 * layers * architecture["num_key_value_heads"] * head_size * plan.compute_bytes
+    copies = 1 if plan.gradient_checkpointing else ACTIVATION_COPIES
+    activations = (layers * copies + ACTIVATION_COPIES) * plan.micro_batch_tokens * hidden * plan.compute_bytes
+    trained_bytes = 4 if trained < parameters else plan.weight_bytes  # adapters are float32
+    return {
+        "weights": parameters * plan.weight_bytes,
+        "reference": parameters * plan.weight_bytes if plan.reference_copy else 0,
+        "gradients": trained * trained_bytes,
+        "optimizer": trained * ADAM_BYTES,
+        "rollout": plan.max_sessions * (plan.prompt_tokens + plan.response_tokens) * per_position,
+        "update": activations + LOGIT_COPIES * plan.micro_batch_tokens * architecture["vocab_size"] * 4,
+    }
+
+
+def peak(bytes_for: Mapping[str, float]) -> float:
+    """The most that is held at once."""
+    phases = ("rollout", "update")
+    return sum(v for k, v in bytes_for.items() if k not in phases) + max(bytes_for[phase] for phase in phases)
+
+
+def tokens(plan: Plan) -> dict[str, int]:
+    """Token positions of one iteration, over all devices: at most so many are sampled or read, scored and trained."""
+    trajectories = plan.prompts * plan.group_size
+    whole = trajectories * (plan.prompt_tokens + plan.response_tokens)
+    return {
+        "rollout": plan.prompts * plan.prompt_tokens + trajectories * plan.response_tokens,
+        "scoring": whole * plan.models_scored,
+        "update": whole,
+    }
+
+
+def seconds(parameters: int, plan: Plan, hardware: Hardware) -> dict[str, float]:
+    """Seconds of each phase at the sustained speed: 2 floating-point operations a parameter and position forwards, 4
+    backwards, and 2 more where activations are computed again. Sampling is bound by memory and slower than this."""
+    passes = {"rollout": 2, "scoring": 2, "update": 8 if plan.gradient_checkpointing else 6}
+    speed = hardware.devices * hardware.tflops * 1e12
+    return {phase: passes[phase] * parameters * n / speed for phase, n in tokens(plan).items()}

@@ -1,0 +1,117 @@
+"""Every dialect of `configs/data/dialect`: what it promises to environments, beliefs and readers of transcripts."""
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from a2tgpo.environments.dialects.text_tags import TextTags
+from a2tgpo.environments.dialects.tool_calls import ToolCalls
+from a2tgpo.environments.passages import PassageLayout
+from a2tgpo.environments.reward import Reward
+from a2tgpo.environments.search_qa import SEARCH, SearchQA
+from a2tgpo.interfaces import Action, Chat, ToolCall
+from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.trajectory import StopReason, Task
+
+NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "data" / "dialect").glob("*.yaml"))
+QUERY = {
+    "text_tags": "<think> a</think><search> the capital</search>",
+    "a_tgpo": "<think>a</think><search>the capital</search>",
+    "search_r1": "<think>a</think>\n<search> the capital </search>",
+    "tool_calls": '<tool_call>\n{"name": "search", "arguments": {"query": "the capital"}}\n</tool_call>',
+    "igpo": '<think>\na\n</think>\n\n<tool_call>\n{"name": "search", "arguments": {"query": "the capital"}}\n</tool_call>',
+}
+PASSAGE = '"France"\nThe capital is Paris.'
+RESULT = {
+    "text_tags": f"<result> {PASSAGE}</result>",
+    "a_tgpo": "<result>\n(1) France\nThe capital is Paris.\n</result>\n",
+    "search_r1": "\n\n<information>Doc 1(Title: France) The capital is Paris.</information>\n\n",
+    "tool_calls": "[1] France\nThe capital is Paris.",
+    "igpo": "[1] France\nThe capital is Paris.",
+}
+
+
+@pytest.fixture(params=NAMES)
+def named(request, composed):
+    config = composed(f"data/dialect={request.param}")
+    return request.param, instantiate(OmegaConf.to_container(config.data.dialect, resolve=True), _convert_="all")
+
+
+def said(observation):
+    """The text of an observation, whatever its form."""
+    return observation.messages[0]["content"] if isinstance(observation, Chat) else observation
+
+
+def test_an_answer_inside_the_wrapper_is_a_well_formed_action(named):
+    _, dialect = named
+    before, after = dialect.answer_wrapper
+    for answer in ("Paris", "x {y} z", "1,000 km"):
+        assert dialect.parse(before + answer + after, [SEARCH]) == Action(answer=answer)
+
+
+def test_an_episode_is_played_in_it(named):
+    name, dialect = named
+    retriever = BM25Retriever(lambda corpus: (PASSAGE, "Rome is old."))
+    task = Task("t", "What is the capital of France?", ("Paris",), evidence=(PASSAGE,))
+    game = SearchQA(task, retriever, Reward(), dialect, dialect.answer_wrapper, 2, 1, 10.0, 2)
+    assert dialect.parse(QUERY[name], [SEARCH]) == Action((ToolCall("search", {"query": "the capital"}),))
+    result = game.step(QUERY[name])
+    assert (said(result.observation), result.stop, result.useful) == (RESULT[name], None, True)
+    assert game.step("Paris".join(dialect.answer_wrapper)).stop is StopReason.ANSWERED
+    assert game.finish(StopReason.ANSWERED)[0] == 1.0
+
+
+def test_the_question_stands_in_the_prompt_as_it_is(named):
+    _, dialect = named
+    question = "Who wrote {this} and {0}?"
+    prompt = dialect.prompt(question, [SEARCH])
+    text = prompt if isinstance(prompt, str) else prompt.messages[-1]["content"]
+    assert text.count(question) == 1
+
+
+TAGS = ("think", "search", "information", "answer")
+
+
+@given(st.lists(st.sampled_from([f"<{s}{t}>" for t in TAGS for s in ("", "/")] + ["x", " ", "<", ">"]), max_size=12))
+def test_no_result_leaves_a_tag_of_the_dialect_in_it(pieces):
+    dialect = TextTags("{question}", ("<answer>", "</answer>"), result_tag="information", result_template="{result}")
+    observation = dialect.observe(["".join(pieces)], [SEARCH])
+    assert not any(f"<{s}{t}>" in observation for t in TAGS for s in ("", "/"))
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [('"A"\nb\nc', "1|A|b\nc"), ("b", "1||b"), ('"A" of "B"\nc', '1|A" of "B|c')],
+)
+def test_a_passage_has_a_title_if_its_first_line_is_one(contents, expected):
+    assert PassageLayout("{index}|{title}|{text}")([contents]) == expected
+
+
+def test_passages_are_numbered_and_separated():
+    assert PassageLayout("{index}. {contents}", "; ")(["a", "b"]) == "1. a; 2. b"
+    assert PassageLayout(nothing="none")([]) == "none"
+
+
+REFUSED = [
+    (
+        lambda: PassageLayout("{contents} {score}"),
+        r"data\.dialect\.layout\.template='\{contents\} \{score\}': expected",
+    ),
+    (lambda: TextTags("no slot", ("<answer>", "")), r"data\.dialect\.prompt_template='no slot': expected \{question\}"),
+    (
+        lambda: ToolCalls("no slot", ("<answer>", "")),
+        r"data\.dialect\.prompt_template='no slot': expected \{question\}",
+    ),
+    (lambda: TextTags("{question}", ("", "</answer>")), r"data\.dialect\.answer_wrapper=.*: expected"),
+    (lambda: ToolCalls("{question}", ("<answer>",)), r"data\.dialect\.answer_wrapper=.*: expected"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED)
+def test_settings_that_cannot_work_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,117 @@
+"""The dry run of the large experiments, and the arithmetic it prints."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from peft import LoraConfig
+from rich.console import Console
+
+from a2tgpo.callbacks.sizing_report import SizingReport
+from a2tgpo.shrunk import parameter_counts
+from a2tgpo.sizing import GIB, Hardware, Plan, memory, peak, seconds, tokens
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LARGE = sorted(path.stem for path in (CONFIGS / "experiment").glob("*qwen*.yaml"))
+SIZES = {"qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "qwen2_5_7b": 7_615_616_512}
+"""Parameters of the published weights."""
+
+ARCHITECTURE = {
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 10,
+}
+PLAN = Plan(
+    prompts=3,
+    group_size=4,
+    prompt_tokens=5,
+    response_tokens=7,
+    max_sessions=6,
+    micro_batch_tokens=20,
+    models_scored=2,
+    reference_copy=True,
+    weight_bytes=4,
+    compute_bytes=2,
+    gradient_checkpointing=True,
+)
+
+
+def architecture(name):
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "architecture" / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_architecture_has_as_many_parameters_as_the_published_weights(name):
+    assert parameter_counts(architecture(name), None) == (SIZES[name], SIZES[name])
+
+
+def test_an_adapter_is_all_that_is_trained():
+    # Qwen3-4B, rank 1: in + out features of q, k, v, o, gate, up and down, times 36 layers.
+    per_layer = (2560 + 4096) + 2 * (2560 + 1024) + (4096 + 2560) + 2 * (2560 + 9728) + (9728 + 2560)
+    total, trained = parameter_counts(architecture("qwen3_4b"), LoraConfig(r=1, target_modules="all-linear"))
+    assert (total - trained, trained) == (SIZES["qwen3_4b"], 36 * per_layer)
+
+
+def test_memory_by_hand():
+    used = memory(ARCHITECTURE, 100, 100, PLAN)
+    assert used == {
+        "weights": 400,
+        "reference": 400,
+        "gradients": 400,
+        "optimizer": 800,
+        "rollout": 6 * 12 * (2 * 2 * 2 * 2 * 2),  # sessions × positions × (k, v × layers × heads × size 2 × bytes)
+        "update": (2 + 34) * 20 * 8 * 2 + 3 * 20 * 10 * 4,
+    }
+    assert peak(used) == 400 + 400 + 400 + 800 + max(used["rollout"], used["update"])
+
+
+def test_tokens_and_seconds_by_hand():
+    assert tokens(PLAN) == {"rollout": 3 * 5 + 12 * 7, "scoring": 2 * 12 * 12, "update": 12 * 12}
+    spent = seconds(100, PLAN, Hardware("x", devices=2, memory_gib=1, tflops=1e-9))
+    assert spent == pytest.approx({"rollout": 2 * 99 / 20, "scoring": 2 * 288 / 20, "update": 8 * 144 / 20}, abs=1e-12)
+
+
+@pytest.mark.parametrize(("gib", "verdict"), [(80, "fits"), (40, "does not fit")])
+def test_the_verdict_follows_the_memory(gib, verdict):
+    screen = StringIO()
+    report = SizingReport(architecture("qwen3_4b"), Hardware("card", 1, gib, 1.0), None, True)
+    report.print_report(PLAN, Console(width=120, file=screen))
+    text = screen.getvalue()
+    assert f"\n{verdict}" in text
+    assert f"{SIZES['qwen3_4b'] * 4 / GIB:.1f}" in text
+
+
+def dry_run(composed, name):
+    config = composed(f"experiment={name}", "debug=shapes")
+    data = instantiate(config.data.module, _convert_="all")
+    learner = instantiate(config.model.module, _convert_="all")
+    callbacks = [instantiate(config.callbacks.sizing, _convert_="all")]
+    settings = {"enable_checkpointing": False, "limit_val_batches": 0}
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=False, **settings)
+    trainer.fit(learner, data)
+    return trainer, learner, data
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_experiment_runs_one_whole_iteration_at_small_width(composed, capsys, name):
+    trainer, learner, data = dry_run(composed, name)
+    assert trainer.global_step == 2 and len(learner.trajectories) == 16
+    assert learner.metrics["update/first_step_max_log_ratio"] <= (1e-5 if "lora" not in name else 0.05)
+    printed = capsys.readouterr().out
+    assert "parameters" in printed and "seconds at least" in printed
+    assert (data.real["max_prompt_tokens"], data.real["max_response_tokens"]) == (2000, 6192)
+
+
+def test_the_paper_s_settings_are_carried(composed):
+    config = composed("experiment=a2tgpo_qwen3_4b")
+    model, data = config.model, config.data
+    assert (data.module.prompts_per_iteration, data.module.group_size, data.module.mini_batch_prompts) == (64, 16, 8)
+    assert (data.environment.max_searches, data.environment.topk) == (6, 3)
+    assert (model.clipper.eps_low, model.clipper.eps_high, model.clipper.beta) == (3e-3, 4e-3, 0.3)
+    assert (model.optimizer.lr, model.optimizer.weight_decay, model.module.max_grad_norm) == (1e-6, 0.01, 1.0)
+    assert (model.accumulator.gamma, model.combiner.alpha, model.module.kl_coef) == (1.0, 1.0, 0.0)
+    assert model.signal.gain == "prob" and "TurnGroup" in model.normalizer._target_
