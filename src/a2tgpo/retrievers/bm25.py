@@ -1,10 +1,12 @@
 """In-process BM25 (bm25s) over one or many small collections of passages."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import bm25s
+import numpy as np
+from bm25s.tokenization import Tokenized
 
 from a2tgpo.interfaces import EmptyCorpus
 
@@ -27,19 +29,31 @@ class BM25Retriever:
         if not passages:
             raise EmptyCorpus(f"data.retriever: corpus {corpus!r} holds no passages; expected at least one")
         index = bm25s.BM25()
-        index.index(_tokenize(passages), show_progress=False)
+        index.index(tokenize(passages), show_progress=False)
         return index, passages
 
     def search(self, query: str, topk: int, corpus: str = "") -> list[str]:
         """The `topk` passages of `corpus` that score best for `query`, best first; none that shares no word with it."""
         index, passages = self._index(corpus)
-        words = [word for word in _tokenize([query])[0] if word in index.vocab_dict]
-        if not words:
-            return []
-        scores = index.get_scores(words)
-        ranked = sorted(range(len(passages)), key=lambda i: (-scores[i], i))[:topk]
-        return [passages[i] for i in ranked if scores[i] > 0]
+        return [passages[position] for position, _ in best(index, query, topk)]
 
 
-def _tokenize(texts: Sequence[str]) -> list[list[str]]:
-    return bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
+def tokenize(texts: Iterable[str]) -> Tokenized:
+    """Words of at least two letters in lower case, without English stop words; reads `texts` once."""
+    return bm25s.tokenize(texts, stopwords="en", show_progress=False)
+
+
+def best(index: bm25s.BM25, query: str, topk: int) -> list[tuple[int, float]]:
+    """Position and score of the `topk` passages that score best, best first; none that shares no word with `query`.
+
+    Of passages that score the same, the earlier comes first.
+    """
+    words = bm25s.tokenize([query], stopwords="en", return_ids=False, show_progress=False)[0]
+    known = [word for word in words if word in index.vocab_dict]
+    if not known:
+        return []
+    scores = index.get_scores(known)
+    topk = min(topk, len(scores))
+    candidates = np.flatnonzero((scores >= np.partition(scores, -topk)[-topk]) & (scores > 0))
+    ranked = candidates[np.argsort(-scores[candidates], kind="stable")][:topk]
+    return [(int(position), float(scores[position])) for position in ranked]

@@ -1,0 +1,103 @@
+"""Dense retrieval: a sentence encoder (sentence-transformers) and exact search over its vectors (faiss)."""
+
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from a2tgpo.retrievers.corpus import Corpus, write_offsets
+from a2tgpo.retrievers.index_cache import cached_index, fingerprint
+from a2tgpo.retrievers.passages import Passage
+
+VECTORS = "vectors.faiss"
+
+
+class DenseRetriever:
+    """Finds the passages of a JSON-lines corpus whose vectors have the largest cosine with that of a query.
+
+    The encoder `model` is a folder or a hub id. Encoders of the E5 family expect the prefixes of the yaml; others want
+    none. Vectors are made when the object is, once for a file, a model and its settings, and memory-mapped from
+    `cache_dir` ever after; making them needs memory for all of them (4 bytes a dimension).
+    """
+
+    def __init__(
+        self,
+        corpus_path: str,
+        cache_dir: str,
+        model: str,
+        query_prefix: str,
+        passage_prefix: str,
+        batch_size: int,
+        device: str,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"data.retriever.batch_size={batch_size}: expected at least 1")
+        faiss, sentence_transformers = _libraries()
+        self._path, self._query_prefix, self._passage_prefix = Path(corpus_path), query_prefix, passage_prefix
+        self._batch_size = batch_size
+        try:
+            self._encoder = sentence_transformers.SentenceTransformer(model, device=device)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"data.retriever.model={model}: {error}; expected a folder or a hub id") from error
+        self._encoding = threading.Lock()  # fast tokenizers cannot be used by two threads at once
+        settings = {"kind": "dense", "model": _identity(model), "passage_prefix": passage_prefix}
+        directory = cached_index(self._path, Path(cache_dir), settings, self._build)
+        mapped = faiss.IO_FLAG_MMAP_IFC  # IO_FLAG_MMAP reads all of a flat index
+        self._index = faiss.read_index(str(directory / VECTORS), mapped)
+        self._corpus = Corpus(self._path, directory)
+
+    def _build(self, directory: Path) -> None:
+        faiss, _ = _libraries()
+        write_offsets(self._path, directory)
+        corpus = Corpus(self._path, directory)
+        index = faiss.IndexFlatIP(self._encoder.get_embedding_dimension())
+        chunk = 64 * self._batch_size  # the encoder sorts the texts of a chunk by length
+        for start in range(0, len(corpus), chunk):
+            positions = range(start, min(start + chunk, len(corpus)))
+            index.add(self._encode([self._passage_prefix + corpus[position][1] for position in positions]))
+        faiss.write_index(index, str(directory / VECTORS))
+
+    def _encode(self, texts: list[str]) -> Any:
+        with self._encoding:
+            return self._encoder.encode(
+                texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+            )
+
+    def search(self, query: str, topk: int, corpus: str = "") -> list[str]:
+        """The contents of the best `topk` passages, best first. All tasks share one corpus: `corpus` is not read."""
+        (found,) = self.search_many([query], topk)
+        return [passage.contents for passage in found]
+
+    def search_many(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
+        """For each query its best `topk` passages, best first; all queries go through the encoder together."""
+        vectors = self._encode([self._query_prefix + query for query in queries])
+        cosines, positions = self._index.search(vectors, min(topk, len(self._corpus)))
+        return [
+            [Passage(*self._corpus[position], score) for position, score in zip(*row, strict=True)]
+            for row in zip(positions.tolist(), cosines.tolist(), strict=True)
+        ]
+
+
+def _libraries() -> tuple[Any, Any]:
+    """The two packages of the extra `dense`. Raises ValueError where one is missing."""
+    for name in ("faiss", "sentence_transformers"):
+        if find_spec(name) is None:
+            raise ValueError(
+                f"data/retriever=dense: the package {name!r} is not installed; expected the extra 'dense': "
+                "pip install '.[dense]'"
+            )
+    import faiss
+    import sentence_transformers
+
+    return faiss, sentence_transformers
+
+
+def _identity(model: str) -> dict[str, str] | str:
+    """The files of a local encoder, or the hub id: another encoder under the same name needs other vectors."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    return {
+        path.relative_to(folder).as_posix(): fingerprint(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }

@@ -1,0 +1,58 @@
+"""What a retriever that can be served speaks of: passages with a name and a score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage that was found. Scores of one query can be compared, those of two queries cannot."""
+
+    id: str
+    contents: str
+    score: float
+
+
+@runtime_checkable
+class PassageRetriever(Protocol):
+    """A retriever over one corpus that answers several queries at once and says how well each passage fits."""
+
+    def search_many(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
+        """For each query its best `topk` passages, best first."""
+        ...
+
+
+def read_document(record: Any) -> tuple[str, str]:
+    """Id and contents of one document.
+
+    Raises ValueError naming the field that is missing or wrong.
+    """
+    contents = read_contents(record)
+    name = record.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise ValueError(f"field 'id': expected a text or an integer, found {_shown(record, 'id')}")
+    return str(name), contents
+
+
+def read_contents(record: Any) -> str:
+    """The contents of one document: `contents`, or `title` and `text`, joined as `"title"`, newline, text.
+
+    Raises ValueError naming the field that is missing or wrong.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, found {type(record).__name__}")
+    if "contents" not in record and "text" in record:
+        return f'"{_text(record, "title")}"\n{_text(record, "text")}'
+    return _text(record, "contents")
+
+
+def _text(record: dict[str, Any], field: str) -> str:
+    value = record.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"field {field!r}: expected a text that is not blank, found {_shown(record, field)}")
+    return value
+
+
+def _shown(record: dict[str, Any], field: str) -> str:
+    return repr(record[field])[:80] if field in record else "no such field"

@@ -1,0 +1,107 @@
+"""Questions from files: one's own, or those that other projects train on."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from datasets import Dataset
+
+from a2tgpo.tasks.question_rows import Layout
+from a2tgpo.tasks.question_sources import open_sources
+from a2tgpo.trajectory import Split, Task
+
+
+@dataclass(frozen=True)
+class QuestionFile(Sequence[Task]):
+    """The first `total` questions of one file; each row is read and checked when it is asked for."""
+
+    layout: Layout
+    rows: Dataset | list[dict]
+    total: int
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: int) -> Task:
+        if not 0 <= index < self.total:
+            raise IndexError(index)
+        return self.layout.task(self.rows[index], index)
+
+
+@dataclass(frozen=True)
+class Questions(Sequence[Task]):
+    """The questions of several files, one after another."""
+
+    files: tuple[QuestionFile, ...]
+    _ends: list[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ends", list(accumulate(map(len, self.files))))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Task:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = bisect_right(self._ends, index)
+        return self.files[file][index - (self._ends[file - 1] if file else 0)]
+
+
+def listed(key: str, entries: str | Sequence[str] | None) -> list[str]:
+    """`entries` as a list; empty for None. Raises ValueError that starts with `key` where they are something else."""
+    found = [entries] if isinstance(entries, str) else [] if entries is None else entries
+    if not isinstance(found, Sequence) or not all(isinstance(entry, str) for entry in found):
+        raise ValueError(f"{key}={entries}: expected a file, a pattern of files, a hub id, a list of these, or null")
+    return list(found)
+
+
+def open_questions(
+    key: str,
+    entries: str | Sequence[str] | None,
+    split: Split,
+    limit: int | None = None,
+    question_marker: str | None = None,
+) -> Questions:
+    """The first `limit` questions of the files and hub ids `entries`; none where it is None.
+
+    Columns are checked here, rows when they are read. Raises ValueError naming `key` or the file.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"data.tasks.limit={limit}: expected at least 1, or null for all questions")
+    files: list[QuestionFile] = []
+    left = limit
+    for entry in listed(key, entries):
+        for opened in open_sources(key, entry, split, left):
+            total = len(opened.rows) if left is None else min(left, len(opened.rows))
+            if total:
+                layout = Layout.detect(opened.columns, opened.source, opened.name, question_marker)
+                files.append(QuestionFile(layout, opened.rows, total))
+            left = None if left is None else left - total
+        if left == 0:
+            break
+    return Questions(tuple(files))
+
+
+@dataclass(frozen=True)
+class QuestionFiles:
+    """A question set of files: for each split a file, a hub id or a list of them, or None for no questions.
+
+    `limit` keeps the first questions of each split; what stands in a prompt before `question_marker` is instruction.
+    """
+
+    train: str | Sequence[str] | None
+    val: str | Sequence[str] | None
+    test: str | Sequence[str] | None
+    question_marker: str | None
+    limit: int | None
+    _opened: dict[Split, Questions] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def split(self, split: Split) -> Questions:
+        """The questions of `split`; its files are opened once, at the first call."""
+        if split not in self._opened:
+            entries = {Split.TRAIN: self.train, Split.VALIDATION: self.val, Split.TEST: self.test}[split]
+            key = f"data.tasks.{split}"
+            self._opened[split] = open_questions(key, entries, split, self.limit, self.question_marker)
+        return self._opened[split]

@@ -1,0 +1,239 @@
+"""Retrieval from a corpus of one's own: what is found, what stays on disk, what is refused."""
+
+import json
+import math
+import multiprocessing
+import random
+import re
+import sys
+
+import pytest
+from hydra.utils import instantiate
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from a2tgpo.interfaces import EmptyCorpus
+from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
+from a2tgpo.retrievers.dense import DenseRetriever
+from a2tgpo.retrievers.passages import PassageRetriever
+
+TEXTS = (
+    '"Bemi"\nThe director of Bemi is Varo Tano.',
+    '"Varo Tano"\nThe birthplace of Varo Tano is Kelu.',
+    '"Kelu"\nKelu is a city; its mayor is Öne Sil.',
+    '"Kelu again"\nKelu is a city; its mayor is Öne Sil.',
+)
+WORDS = [f"w{i}" for i in range(50)]
+
+
+def write(path, texts):
+    path.write_text("".join(json.dumps({"id": i, "contents": text}) + "\n" for i, text in enumerate(texts)))
+    return str(path)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write(tmp_path / "corpus.jsonl", TEXTS)
+
+
+@pytest.fixture
+def bm25(corpus, tmp_path):
+    return CorpusBM25(corpus, str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    """A BERT of two layers with random weights, as a plain Hugging Face folder."""
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(TEXTS).lower())))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "query", "passage", ":", *words]
+    (tmp_path / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    for part in (BertModel(BertConfig(vocab_size=len(tokenizer), **shape)), tokenizer):
+        part.save_pretrained(tmp_path / "encoder")
+    return str(tmp_path / "encoder")
+
+
+def dense(corpus, tmp_path, encoder, passage_prefix="passage: "):
+    return DenseRetriever(corpus, str(tmp_path / "cache"), encoder, "query: ", passage_prefix, 2, "cpu")
+
+
+def indexes(tmp_path):
+    return sorted(path.name for path in (tmp_path / "cache").iterdir() if path.is_dir())
+
+
+# ---- BM25 ------------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_formula(bm25):
+    """Lucene's BM25 with k1 1.5 and b 0.75, by hand: 'varo' is in 2 of 4 passages, 'birthplace' in one."""
+    lengths = (5, 6, 7, 8)  # words of two letters and more, without stop words
+    mean = sum(lengths) / 4
+
+    def weight(containing, times, length):
+        idf = math.log(1 + (4 - containing + 0.5) / (containing + 0.5))
+        return idf * times / (times + 1.5 * (1 - 0.75 + 0.75 * length / mean))
+
+    (found,) = bm25.search_many(["birthplace of Varo"], 2)
+    assert [passage.id for passage in found] == ["1", "0"]
+    expected = [weight(1, 1, 6) + weight(2, 2, 6), weight(2, 1, 5)]
+    assert [passage.score for passage in found] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_corpus_on_disk_is_searched_like_one_in_memory(tmp_path):
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(3, 12))) for _ in range(300)]
+    on_disk = CorpusBM25(write(tmp_path / "corpus.jsonl", texts), str(tmp_path / "cache"))
+    in_memory = BM25Retriever(lambda corpus: texts)
+    for query in (" ".join(draw.choices(WORDS, k=3)) for _ in range(50)):
+        assert on_disk.search(query, 5) == in_memory.search(query, 5)
+
+
+def test_fewer_passages_asked_for_are_the_best_of_more(bm25):
+    assert [bm25.search("mayor of Kelu city", topk) for topk in (1, 2, 9)] == [
+        [TEXTS[2]],
+        [*TEXTS[2:]],
+        [*TEXTS[2:], TEXTS[1]],
+    ]
+
+
+@pytest.mark.parametrize("query", ["nobody knows", "the of is", "", "!?", "é"])
+def test_a_query_that_shares_no_word_finds_nothing(bm25, query):
+    assert bm25.search(query, 3) == []
+
+
+def test_title_and_text_make_the_contents(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "x", "title": "Bemi", "text": "A film."}\n\n{"id": "y", "title": "?", "contents": "Kelu"}')
+    bm25 = CorpusBM25(str(path), str(tmp_path / "cache"))
+    assert bm25.search("film", 1) == ['"Bemi"\nA film.'] and bm25.search("kelu", 1) == ["Kelu"]
+
+
+# ---- The cache -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_start_reads_the_index_and_finds_the_same(bm25, corpus, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.suffix == ".npy"}
+    again = CorpusBM25(corpus, str(tmp_path / "cache"))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert again.search_many(["Varo", "Kelu"], 3) == bm25.search_many(["Varo", "Kelu"], 3)
+
+
+def test_other_contents_and_other_settings_get_an_index_of_their_own(bm25, corpus, tmp_path):
+    CorpusBM25(corpus, str(tmp_path / "cache"), k1=0.9)
+    assert len(indexes(tmp_path)) == 2
+    write(tmp_path / "corpus.jsonl", ["something else"])
+    assert CorpusBM25(corpus, str(tmp_path / "cache")).search("else", 1) == ["something else"]
+    assert len(indexes(tmp_path)) == 3
+
+
+def search_in_a_process(corpus, cache, answers):
+    answers.put(CorpusBM25(corpus, cache).search("birthplace", 1))
+
+
+def test_processes_that_start_at_once_share_one_index(corpus, tmp_path):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    arguments = (corpus, str(tmp_path / "cache"), answers)
+    processes = [context.Process(target=search_in_a_process, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [answers.get(timeout=30) for _ in processes] == [[TEXTS[1]]] * 4
+    for process in processes:
+        process.join()
+    assert len(indexes(tmp_path)) == 1
+
+
+def test_a_build_that_was_cut_short_is_made_again(bm25, corpus, tmp_path):
+    (name,) = indexes(tmp_path)
+    complete = tmp_path / "cache" / name
+    complete.rename(complete.with_name(f"{name}.unfinished"))
+    (complete.with_name(f"{name}.unfinished") / "offsets.npy").write_bytes(b"half")
+    assert CorpusBM25(corpus, str(tmp_path / "cache")).search("birthplace", 1) == [TEXTS[1]]
+    assert indexes(tmp_path) == [name]
+
+
+# ---- Bad corpora -----------------------------------------------------------------------------------------------------
+
+GOOD = '{"id": 0, "contents": "fine"}\n'
+BAD_LINES = [
+    ("not json", "line 2: expected one JSON object in UTF-8"),
+    ('["a"]', "line 2, expected a JSON object, found list"),
+    ('{"contents": "a"}', "line 2, field 'id': expected a text or an integer, found no such field"),
+    ('{"id": 1}', "line 2, field 'contents': expected a text that is not blank, found no such field"),
+    ('{"id": 1, "contents": 7}', "line 2, field 'contents': expected a text that is not blank, found 7"),
+    ('{"id": 1, "contents": " "}', "line 2, field 'contents': expected a text that is not blank, found ' '"),
+    ('{"id": 1, "text": "a"}', "line 2, field 'title': expected a text that is not blank, found no such field"),
+    ("\udcff", "line 2: expected one JSON object in UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES)
+def test_a_bad_line_is_named_and_leaves_no_index(tmp_path, line, message):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(GOOD + line + "\n" + GOOD, errors="surrogateescape")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=re.escape(f"data.retriever.corpus_path={path}: {message}")):
+            CorpusBM25(str(path), str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("contents", ["", "\n\n", '{"id": 1, "contents": "the of"}'])
+def test_an_empty_corpus_ends_the_run(tmp_path, contents):
+    (tmp_path / "corpus.jsonl").write_text(contents)
+    with pytest.raises(EmptyCorpus, match=r"^data\.retriever\.corpus_path=.*: holds no "):
+        CorpusBM25(str(tmp_path / "corpus.jsonl"), str(tmp_path / "cache"))
+
+
+def test_a_missing_corpus_and_wrong_settings_are_named(corpus, tmp_path):
+    for settings, message in (
+        ({"k1": -1.0}, "k1=-1.0"),
+        ({"b": 1.5}, "b=1.5"),
+        ({"corpus_path": "nowhere"}, "corpus_path=nowhere"),
+    ):
+        with pytest.raises(ValueError, match=rf"^data\.retriever\.{message}: .*expected"):
+            CorpusBM25(**({"corpus_path": corpus, "cache_dir": str(tmp_path)} | settings))
+
+
+def test_the_yamls_build_what_they_name(composed, corpus, tmp_path, encoder):
+    paths = [f"data.retriever.corpus_path={corpus}", f"data.retriever.cache_dir={tmp_path / 'cache'}"]
+    bm25 = instantiate(composed("data/retriever=bm25", *paths).data.retriever)
+    dense = instantiate(composed("data/retriever=dense", *paths, f"data.retriever.model={encoder}").data.retriever)
+    assert isinstance(bm25, CorpusBM25) and isinstance(dense, DenseRetriever)
+    assert [len(retriever.search("Varo Tano", 2)) for retriever in (bm25, dense)] == [2, 2]
+
+
+# ---- Dense -----------------------------------------------------------------------------------------------------------
+
+
+def test_dense_search_ranks_by_cosine(corpus, tmp_path, encoder):
+    retriever = dense(corpus, tmp_path, encoder, passage_prefix="query: ")  # so that a passage can ask for itself
+    for text, found in zip(TEXTS, retriever.search_many(TEXTS, 9), strict=True):
+        assert found[0].contents == text and found[0].score == pytest.approx(1.0, abs=1e-5)
+        scores = [passage.score for passage in found]
+        assert len(scores) == len(TEXTS) and scores == sorted(scores, reverse=True) and scores[1] < 0.9999
+    assert retriever.search(TEXTS[1], 1) == [TEXTS[1]]
+
+
+def test_dense_cache_depends_on_encoder_and_prefix(corpus, tmp_path, encoder):
+    first = dense(corpus, tmp_path, encoder).search_many(["Varo", "Kelu"], 3)
+    assert dense(corpus, tmp_path, encoder).search_many(["Varo", "Kelu"], 3) == first
+    assert len(indexes(tmp_path)) == 1
+    assert dense(corpus, tmp_path, encoder, passage_prefix="").search_many(["Varo", "Kelu"], 3) != first
+    BertModel(BertConfig.from_pretrained(encoder)).save_pretrained(encoder)
+    dense(corpus, tmp_path, encoder)
+    assert len(indexes(tmp_path)) == 3
+
+
+def test_a_missing_encoder_and_a_missing_package_are_named(corpus, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"^data\.retriever\.model=/nowhere/x: .*expected"):
+        dense(corpus, tmp_path, "/nowhere/x")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(
+        ValueError, match=r"^data/retriever=dense: the package 'faiss' is not installed; expected the extra"
+    ):
+        dense(corpus, tmp_path, "any")
+
+
+def test_what_has_scores_can_be_served(bm25):
+    assert isinstance(bm25, PassageRetriever)
+    assert not isinstance(BM25Retriever(lambda corpus: TEXTS), PassageRetriever)
