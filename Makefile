@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[dense]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[dense,trl]"
 	touch $(READY)
 
 setup: $(READY) ## Make .venv from pyproject.toml and constraints.txt

@@ -38,8 +38,8 @@ def evaluate(expression: str) -> Fraction:
             raise ExpressionError(f"unexpected {character!r}; use numbers, + - * / // % ** and parentheses")
     try:
         tree = ast.parse(source, mode="eval")
-    except (SyntaxError, MemoryError, RecursionError) as error:  # deep nesting overflows the parser's own stack
-        raise ExpressionError(f"it cannot be read ({error.__class__.__name__})") from None
+    except (SyntaxError, MemoryError, RecursionError):  # deep nesting overflows the parser's own stack
+        raise ExpressionError("it is not one complete expression") from None
     return _value(tree.body, source, 0)
 
 

@@ -1,0 +1,135 @@
+"""A²TGPO in TRL: a GRPOTrainer whose advantages and clip bounds are per turn. Written against trl 1.16.
+
+    trainer = A2TGPOTrainer(model, reward, args, dataset, tools=[search], answer_wrapper=("<answer> ", "</answer>"))
+
+The dataset has a column `answers` beside `prompt`. Rollouts, tools, rewards and the optimizer are TRL's; beliefs,
+credit, ratio, bounds and loss are those of `method`. Text only, and not with sharded weights (FSDP, ZeRO-3): beliefs
+are scored with forwards of their own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from a2tgpo.batch import collate
+from a2tgpo.beliefs import plan_beliefs
+from a2tgpo.functional import clipped, k3_kl, to_tokens
+from a2tgpo.integrations.method import PAPER, Method, split_turns, turn_ids
+from a2tgpo.parallel import gather_rows, own_rows, world
+from a2tgpo.policies.policy import Policy
+from a2tgpo.scoring import score
+from a2tgpo.trajectory import StopReason, Task, Trajectory
+
+REPLACED = {
+    "clipper": ("epsilon", "epsilon_high", "delta"),
+    "credit": ("scale_rewards", "multi_objective_aggregation"),
+    "ratio": ("importance_sampling_level", "use_bias_correction_kl"),
+    "surrogate": ("off_policy_mask_threshold", "top_entropy_quantile", "entropy_coef", "use_adaptive_entropy"),
+    "aggregation": ("loss_type", "mask_truncated_completions", "router_aux_loss_coef"),
+}
+"""Options of GRPOConfig that the loss no longer reads, by the part of the method that stands in their place."""
+
+
+class A2TGPOTrainer(GRPOTrainer):
+    """GRPOTrainer with the credit and the loss of `method`.
+
+    `answer_wrapper` is the text around an accepted answer at the start of an assistant message, `answer_column` the
+    dataset's column of accepted answers (a list, or one text); `score_tokens` bounds a micro-batch of belief scoring.
+    Raises ValueError where an option of GRPOConfig is set that the method replaces.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        answer_wrapper: tuple[str, str],
+        answer_column: str = "answers",
+        method: Method = PAPER,
+        score_tokens: int = 16384,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.method, self.answer_wrapper = method, answer_wrapper
+        self.answer_column, self.score_tokens = answer_column, score_tokens
+        default = {field.name: field.default for field in fields(GRPOConfig)}
+        for part, options in REPLACED.items():
+            for option in options:
+                value = getattr(self.args, option)
+                if value != default[option]:
+                    raise ValueError(f"{option}={value}: expected {default[option]}; method.{part} stands in its place")
+        if self._is_vlm:
+            raise ValueError(f"processing_class={type(self.processing_class).__name__}: expected a text tokenizer")
+
+    def _calculate_rewards(self, *args: Any) -> Tensor:
+        rewards = super()._calculate_rewards(*args)  # of all ranks
+        if rewards.isnan().all(1).any():
+            raise ValueError("reward_funcs: a completion got no reward; expected a number from at least one of them")
+        self._outcome = (rewards * self.reward_weights.to(rewards.device)).nansum(1).float().cpu()
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        turns = turn_ids((output["completion_mask"] * output.get("tool_mask", 1)).bool())
+        per_turn = self.credit(self.trajectories(inputs, output, turns))
+        per_token = {name: to_tokens(value.to(turns.device), turns) for name, value in per_turn.items()}
+        return output | per_token | {"turn_ids": turns}
+
+    def trajectories(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any], turns: Tensor) -> list[Trajectory]:
+        """TRL's rows as our trajectories; a group is `num_generations` consecutive rows of all ranks."""
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        first = own_rows(len(inputs)).start
+        rows = []
+        for i, row in enumerate(inputs):
+            answers = row[self.answer_column]
+            answers = (answers,) if isinstance(answers, str) else tuple(answers)
+            prompt = output["prompt_ids"][i][output["prompt_mask"][i].bool()].tolist()
+            read = output["completion_mask"][i].bool()
+            before, split = split_turns(output["completion_ids"][i][read].tolist(), (turns[i][read] >= 0).tolist())
+            group, sample = divmod(first + i, group_size)
+            task = Task(f"row {first + i} of the batch", "", answers)
+            outcome = float(self._outcome[first + i])
+            # how the episode ended is not read: the reward says it
+            rows.append(Trajectory(task, group, sample, (*prompt, *before), split, outcome, StopReason.ANSWERED))
+        return rows
+
+    def credit(self, trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
+        """`advantages`, `clip_low` and `clip_high` [B, T] of this rank's turns; groups are compared over all ranks."""
+        policy = Policy(self.accelerator.unwrap_model(self.model), self.processing_class)
+        batch = collate(trajectories, policy.pad_id)
+        plan = plan_beliefs(trajectories, policy.tokenizer, self.answer_wrapper, self.method.signal.max_aliases)
+        _, answers = score(policy, batch, plan.questions, self.score_tokens)
+        gain, belief, gain_mask = self.method.signal(*plan.spread(answers))
+        rank, n_ranks = world()
+        states = batch.state_ids * n_ranks + rank
+        parts = (gain, belief, gain_mask, batch.turn_mask, batch.outcome, batch.group_ids, states)
+        normalized, advantage = self.method.credit(*(gather_rows(part, 0) for part in parts))
+        if gain_mask.any():
+            self._log_mean("gain/mean", gain[gain_mask])
+        own, count = own_rows(len(batch)), gain.shape[1]
+        found = zip(("advantages", "clip_low", "clip_high"), (advantage, *self.method.clipper(normalized)), strict=True)
+        return {name: value[own, :count] for name, value in found}
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+        turns, method = inputs["turn_ids"], self.method
+        ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], 1) for x in ("ids", "mask"))
+        logprobs, entropy, _ = self._get_per_token_logps_and_entropies(
+            model, ids, mask, turns.shape[1], compute_entropy=True
+        )
+        old = inputs.get("old_per_token_logps", logprobs.detach())
+        log_ratio = method.ratio(logprobs, old, turns)
+        bounds = (inputs["advantages"], inputs["clip_low"], inputs["clip_high"])
+        loss = method.surrogate(log_ratio, logprobs, *bounds)
+        if "importance_sampling_ratio" in inputs:  # what the inference engine sampled from, against the policy
+            loss = loss * inputs["importance_sampling_ratio"]
+        if self.beta:
+            loss = loss + self.beta * k3_kl(logprobs, inputs["ref_per_token_logps"])
+        self._log_mean("entropy", entropy[turns >= 0])
+        self._log_mean("clip_ratio/region_mean", clipped(log_ratio.detach(), *bounds)[turns >= 0])
+        steps = self.current_gradient_accumulation_steps if self.model.training else 1
+        return (method.aggregation(turns) * loss).sum() / steps
+
+    def _log_mean(self, name: str, values: Tensor) -> None:
+        self._metrics["train" if self.model.training else "eval"][name].append(values.float().mean().item())

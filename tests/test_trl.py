@@ -1,0 +1,249 @@
+"""The method inside TRL: the shipped policy searches with TRL's own tool loop, and the loss is the module's."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hydra.utils import instantiate
+from tiny_runs import SHIPPED, finish
+from trl import GRPOConfig
+from trl.trainer.utils import split_tensor_dict
+
+from a2tgpo.clippers.adaptive_turn import AdaptiveTurn
+from a2tgpo.environments.matching import exact_match
+from a2tgpo.integrations.method import PAPER
+from a2tgpo.integrations.trl import A2TGPOTrainer
+from a2tgpo.policies.pretrained import load_policy
+from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.tasks.embedded.questions import QuestionMix
+from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages
+from a2tgpo.tasks.embedded.world import WorldSize
+from a2tgpo.trajectory import Split
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
+
+SOURCE = Path(__file__).parents[1] / "src"
+WRAPPER = ("<think> done</think><answer> ", "</answer>")
+SIZE = WorldSize(film=6, person=10, city=5, company=4, country=3, person_words=14)
+CHAT = """{%- for message in messages -%}
+{%- if message.role == 'user' -%}Question: {{ message.content }}
+{%- elif message.role == 'tool' -%}<result> {{ message.content }}</result>
+{%- else -%}{{ message.content }}
+{%- for call in message.tool_calls or [] -%}<search> {{ call.function }}</search>{%- endfor -%}
+{%- endif -%}{%- endfor -%}"""
+SEARCH = {"type": "function", "function": {"name": "search", "arguments": {"query": "{content}"}}}
+CALLS = {"open": "<search>", "close_pattern": "</search>", "repeats": True, "content": "text", "transform": SEARCH}
+RESPONSE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor_pattern": r"\?|</result>",
+    "fields": {"tool_calls": CALLS, "content": {"close_pattern": "<eos>", "content": "text"}},
+}
+"""How the shipped policy writes its searches and answers, in the words of a chat model."""
+
+
+class SearchTool:
+    """TRL's form of an environment: one a completion, its public methods are the tools."""
+
+    calls = 0
+
+    def reset(self, corpus: str, **row: object) -> None:
+        """Search the world of this row's question."""
+        self._corpus = corpus
+
+    def search(self, query: str) -> str:
+        """Search for passages.
+
+        Args:
+            query: what to look for
+        """
+        SearchTool.calls += 1
+        return " ".join(BM25Retriever(WorldPassages(SIZE)).search(query, 2, self._corpus))
+
+
+def reward(completions, answers, **columns):
+    """Exact match of what stands between the answer tags."""
+    texts = [completion[-1].get("content", "") for completion in completions]
+    said = [text.partition("<answer>")[2].partition("</answer>")[0] for text in texts]
+    return [exact_match(text, accepted) for text, accepted in zip(said, answers, strict=True)]
+
+
+def make_trainer(folder, **options):
+    """TRL over the shipped policy and its world: it searches, reads what was found and answers."""
+    policy = load_policy(str(SHIPPED))
+    with torch.no_grad():
+        policy.model.model.norm.weight.mul_(0.8)  # less sure of itself, so that the searches of a group differ
+    policy.tokenizer.chat_template, policy.tokenizer.response_template = CHAT, RESPONSE
+    ends = ("<eos>", "</search>", "</answer>")
+    policy.model.generation_config.eos_token_id = policy.tokenizer.convert_tokens_to_ids(ends)
+    mix = QuestionMix(hop1=0.0, hop2=0.5, hop3=0.5, hop4=0.0, comparison=0.0)
+    tasks = EmbeddedTasks(SIZE, mix, 4, 100, 4, 4).split(Split.TRAIN)
+    rows = [
+        {"prompt": [{"role": "user", "content": t.question}], "answers": list(t.answers), "corpus": t.corpus}
+        for t in (tasks[i] for i in range(8))
+    ]
+    settings = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 16,
+        "num_generations": 8,
+        "num_iterations": 2,
+        "max_completion_length": 160,
+        "max_steps": 2,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+    }
+    return A2TGPOTrainer(
+        policy.model,
+        reward,
+        GRPOConfig(**(settings | options)),
+        Dataset.from_list(rows),
+        processing_class=policy.tokenizer,
+        environment_factory=SearchTool,
+        answer_wrapper=WRAPPER,
+        method=replace(PAPER, clipper=AdaptiveTurn(0.3, 0.01, 0.0133)),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two steps over one generation: the trainer, what it made for the loss, and the weights before."""
+    trainer = make_trainer(tmp_path_factory.mktemp("trl"))
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    SearchTool.calls = 0
+    trainer.train()
+    return trainer, trainer._buffered_inputs[0], before
+
+
+def test_two_steps_of_trl_call_the_tool_and_move_the_weights(run):
+    trainer, batch, before = run
+    assert trainer.state.global_step == 2
+    assert SearchTool.calls >= 16
+    assert batch["turn_ids"].max() >= 1
+    assert any(not torch.equal(weight, before[name]) for name, weight in trainer.model.named_parameters())
+
+
+def test_turns_of_one_trajectory_differ_in_advantage_and_in_bounds(run):
+    _, batch, _ = run
+    for name in ("advantages", "clip_low", "clip_high"):
+        assert any(len(row[turns >= 0].unique()) > 1 for row, turns in zip(batch[name], batch["turn_ids"], strict=True))
+        assert (batch[name][batch["turn_ids"] < 0] == 0).all()
+
+
+def rows_of(trainer, *numbers):
+    """What TRL hands over: each prompt as often as it has completions."""
+    return [dict(trainer.train_dataset[n]) for n in numbers for _ in range(trainer.num_generations)]
+
+
+def nudge(model):
+    """Move the policy away from the one that made the rollouts."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+
+
+@pytest.fixture
+def learner(composed):
+    """`learner(kl_coef)`: the module of the paper's configuration over the shipped policy."""
+
+    def build(kl_coef):
+        widths = ("model.clipper.eps_low=0.01", "model.clipper.eps_high=0.0133", f"model.module.kl_coef={kl_coef}")
+        config = composed(*widths, f"paths.policy_dir={SHIPPED}")
+        return instantiate(config.model.module, _convert_="all")
+
+    return build
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.5])
+def test_the_loss_is_the_one_of_the_module(tmp_path, learner, kl_coef):
+    trainer, learner = make_trainer(tmp_path, beta=kl_coef), learner(kl_coef)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    rows = rows_of(trainer, 0, 1)
+    output = trainer._generate_and_score_completions(rows)
+    learner.model.load_state_dict(trainer.model.state_dict())
+    trajectories = trainer.trajectories(rows, output, output["turn_ids"])
+    batch = learner.weigh(learner.give_credit(learner.score(trajectories)[0])[0])
+    assert trainer._compute_loss(trainer.model, output).isfinite()
+    assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] == 0  # every ratio starts at 1
+    nudge(trainer.model)
+    nudge(learner.model)
+    expected, counts, log_ratio = learner.loss(batch)
+    assert log_ratio > 0.01
+    assert 0 < counts[0].sum() < counts[1].sum()
+    assert trainer._compute_loss(trainer.model, output).item() == pytest.approx(expected.item(), abs=1e-5)
+    trainer.current_gradient_accumulation_steps = 2
+    halves = [trainer._compute_loss(trainer.model, half).item() for half in split_tensor_dict(output, 2)]
+    assert sum(halves) == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_evaluation_takes_the_same_way(tmp_path):
+    trainer = make_trainer(tmp_path, per_device_eval_batch_size=8)
+    found = trainer.evaluate(trainer.train_dataset.select(range(2)))
+    assert np.isfinite(found["eval_loss"])
+    assert found["eval_clip_ratio/region_mean"] == 0
+
+
+def test_two_prompts_are_credited_apart(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model.train()
+    rows = rows_of(trainer, 0, 1)
+    output = trainer._generate_and_score_completions(rows)
+    trajectories = trainer.trajectories(rows, output, output["turn_ids"])
+    assert [t.group for t in trajectories] == [0] * 8 + [1] * 8
+    together, alone = trainer.credit(trajectories), trainer.credit(trajectories[8:])
+    turns = alone["advantages"].shape[1]
+    torch.testing.assert_close(together["advantages"][8:, :turns], alone["advantages"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "part"),
+    [("epsilon", 0.1, "clipper"), ("loss_type", "grpo", "aggregation"), ("scale_rewards", "none", "credit")],
+)
+def test_an_option_that_the_method_replaces_is_refused(tmp_path, option, value, part):
+    with pytest.raises(ValueError, match=rf"{option}={value}: expected .*; method\.{part} stands in its place"):
+        make_trainer(tmp_path, **{option: value})
+
+
+def test_a_row_without_accepted_answers_is_named(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model.train()
+    rows = rows_of(trainer, 0, 1)
+    output = trainer._generate_and_score_completions(rows)
+    nothing = [row | {"answers": []} for row in rows]
+    with pytest.raises(ValueError, match="row 0 of the batch: it has no accepted answer"):
+        trainer.credit(trainer.trajectories(nothing, output, output["turn_ids"]))
+
+
+TWO_PROCESSES = """
+import torch
+from test_trl import make_trainer
+trainer = make_trainer("unused", per_device_train_batch_size=4, ddp_backend="gloo")
+trainer.train()
+batch, weights = trainer._buffered_inputs[0], sum(p.double().sum() for p in trainer.model.parameters())
+own = batch["turn_ids"] >= 0
+print("RANK", trainer._outcome.tolist(), float(weights), batch["advantages"][own].abs().max().item(), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_group_that_two_processes_share_is_credited_as_one(tmp_path):
+    (tmp_path / "run.py").write_text(TWO_PROCESSES)
+    environment = os.environ | {"PYTHONPATH": f"{SOURCE}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "run.py"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
+    output, errors = finish(process, timeout=200)
+    assert process.returncode == 0, errors
+    ranks = [line.rpartition(" ") for line in output.splitlines() if line.startswith("RANK")]
+    assert len(ranks) == 2 and ranks[0][0] == ranks[1][0]  # the same eight outcomes and the same weights
+    assert all(float(largest) > 0 for _, _, largest in ranks)
