@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
+from a2tgpo.parallel import launch_name
+
 ROOT = Path(__file__).resolve().parents[1]
 TERMINATED = 143
 """Exit code of a process that SIGTERM ended."""
@@ -27,7 +29,7 @@ _SHOW_TRACE = os.environ.get(_FULL_ERROR) == "1"
 
 
 def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
-    """A resumed run goes on in its own directory, every other gets a new one.
+    """A resumed run goes on in its own directory, every other gets a new one, the same for all its processes.
 
     Raises ValueError where there is no checkpoint to go on from.
     """
@@ -35,7 +37,7 @@ def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
         if not Path(ckpt_path).is_file():
             raise ValueError(f"ckpt_path={ckpt_path}: no such file; expected a checkpoint written by src/train.py")
         return str(Path(ckpt_path).resolve().parents[1])
-    return f"{log_dir}/{task_name}/runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    return f"{log_dir}/{task_name}/runs/{launch_name(f'{datetime.now():%Y-%m-%d_%H-%M-%S-%f}')}"
 
 
 def prepare_process() -> None:

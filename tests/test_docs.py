@@ -17,7 +17,7 @@ from a2tgpo.tasks.embedded.demonstrations import answer_action, search_action
 from a2tgpo.trajectory import Split, StopReason
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/distributed.md")
 TEXT = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 EXAMPLE = re.compile(r"^`((?:src|configs)/\S+)`\n```(?:python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PYTHON_COMMAND = re.compile(r"python src/(\w+)\.py((?: [^\s`#]+)*)")

@@ -1,6 +1,7 @@
 """The data: fresh multi-turn rollouts each epoch, cut into mini-batches; greedy rollouts for evaluation."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from lightning import LightningDataModule
@@ -101,10 +102,16 @@ class RolloutDataModule(LightningDataModule):
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
         prompts = share(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
-        with learner.phases("rollout"):
+        with learner.phases("rollout"), self.precision():
             key = (self.seed, TRAINING_NOISE, iteration)
             trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
-        return self.mini_batches(learner.prepare(trajectories))
+        with self.precision():
+            batch = learner.prepare(trajectories)
+        return self.mini_batches(batch)
+
+    def precision(self) -> AbstractContextManager:
+        """The precision of the training step, for sampling and scoring too: the first ratio after them must be 1."""
+        return self.trainer.precision_plugin.forward_context()
 
     def draw_tasks(self, iteration: int) -> list[Task]:
         """The prompts of an iteration: the next ones of an endless walk over reshuffled training tasks."""
@@ -145,7 +152,7 @@ class RolloutDataModule(LightningDataModule):
     def play_greedily(self, prompts: Sequence[tuple[int, Task]]) -> list[Trajectory]:
         """One greedy episode a prompt."""
         learner: Learner = self.trainer.lightning_module
-        with learner.phases("validation"):
+        with learner.phases("validation"), self.precision():
             return self.rollout.run(learner.policy, prompts, 1, (self.seed, EVALUATION_NOISE), greedy=True)
 
     def transfer_batch_to_device(self, batch: RolloutBatch | list[Trajectory], *_: object) -> object:

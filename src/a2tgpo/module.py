@@ -215,7 +215,10 @@ class A2TGPOModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def setup(self, stage: str) -> None:
-        """Raises ValueError where credit compares trajectories of a prompt and there is only one."""
+        """Raises ValueError for a precision that cannot be trained in, and where credit compares trajectories of a
+        prompt and there is only one."""
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"trainer.precision={self.trainer.precision}: expected 32-true or bf16-mixed")
         if stage != "test" and compares_within_groups(self.credit) and self.trainer.datamodule.group_size < 2:
             raise ValueError(
                 f"data.module.group_size={self.trainer.datamodule.group_size}: expected at least 2, "

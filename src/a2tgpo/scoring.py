@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache
 
 from a2tgpo.batch import RolloutBatch, pack
 from a2tgpo.beliefs import Question, answer_logprobs
+from a2tgpo.parallel import largest
 from a2tgpo.policies.policy import Policy, evaluation_mode
 
 
@@ -65,7 +66,9 @@ def score(
     logprobs, entropy = torch.zeros(batch.turn_ids.shape), torch.zeros(batch.turn_ids.shape)
     answers = torch.zeros(len(questions))
     with evaluation_mode(policy.model):
-        for rows in pack(batch.lengths.tolist(), token_budget):
+        lengths = batch.lengths.tolist()
+        needed = largest(len(pack(lengths, token_budget)))  # as many forwards on every rank
+        for rows in pack(lengths, token_budget, at_least=needed):
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}
             asked = [n for n, question in enumerate(questions) if question.row in place]

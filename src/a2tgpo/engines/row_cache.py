@@ -30,8 +30,9 @@ class RowLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Write the new tokens at `slots`; return all that is filled in any row."""
         rows = torch.arange(len(self.keys), device=self.keys.device)[:, None]
-        self.keys[rows, :, self.slots] = key_states.transpose(1, 2)
-        self.values[rows, :, self.slots] = value_states.transpose(1, 2)
+        # under autocast one of the two can come in bf16 while the prompt's states are fp32
+        self.keys[rows, :, self.slots] = key_states.transpose(1, 2).to(self.keys.dtype)
+        self.values[rows, :, self.slots] = value_states.transpose(1, 2).to(self.values.dtype)
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def keep(self, rows: Int[Tensor, " n"]) -> None:

@@ -1,0 +1,83 @@
+"""Turn a checkpoint into a plain Hugging Face folder, which transformers loads without this project.
+
+python scripts/export.py logs/train/runs/<time> exported              # its best checkpoint, or its last without a best
+python scripts/export.py logs/train/runs/<time>/checkpoints/last.ckpt exported
+
+A LoRA run gives the merged model, in float32. With `--adapter` it gives the adapter alone, which peft loads onto its
+base model.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+from a2tgpo.evaluation import load_weights
+from a2tgpo.policies.policy import Policy
+from launch import one_line_errors, prepare_process
+
+
+def checkpoint_of(source: Path) -> Path:
+    """The checkpoint that `source`, a checkpoint or a run directory, stands for: `best.ckpt` before `last.ckpt`.
+
+    Raises ValueError where there is none.
+    """
+    if source.is_file():
+        return source
+    for name in ("best", "last"):
+        if (path := source / "checkpoints" / f"{name}.ckpt").is_file():
+            return path
+    raise ValueError(f"{source}: no checkpoint; expected one written by src/train.py, or its run directory")
+
+
+def trained_policy(checkpoint: Path) -> Policy:
+    """The policy as the run's `config.yaml` describes it, with the weights of the checkpoint.
+
+    Raises ValueError where the configuration is missing, or describes another architecture.
+    """
+    path = checkpoint.resolve().parents[1] / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected the checkpoint in the run directory it was written to")
+    policy = instantiate(OmegaConf.load(path).model.policy, _convert_="all")
+    load_weights(policy, checkpoint)
+    return policy
+
+
+def exported_model(policy: Policy, adapter: bool) -> PreTrainedModel | PeftModel:
+    """The model to write: merged, or the adapter alone. Raises ValueError where there is no adapter to write.
+
+    Merging is done and kept in float32: in bfloat16 most of what an adapter adds would be rounded away.
+    """
+    if adapter and not isinstance(policy.model, PeftModel):
+        raise ValueError("--adapter: expected a run with model.policy.lora; this one trained all weights")
+    if adapter or not isinstance(policy.model, PeftModel):
+        return policy.model
+    return policy.model.float().merge_and_unload(safe_merge=True)
+
+
+def export(source: Path, output: Path, adapter: bool) -> None:
+    """Write model and tokenizer to `output`. Raises ValueError where that is not a new or empty folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output}: not empty; expected a new folder")
+    checkpoint = checkpoint_of(source)
+    policy = trained_policy(checkpoint)
+    exported_model(policy, adapter).save_pretrained(output)
+    policy.tokenizer.save_pretrained(output)
+    print(f"wrote {checkpoint} to {output}")
+
+
+if __name__ == "__main__":
+    prepare_process()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="RUN_DIR_OR_CKPT")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--adapter", action="store_true", help="write the adapter alone")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        export(arguments.source, arguments.output, arguments.adapter)
