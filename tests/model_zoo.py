@@ -152,7 +152,7 @@ def build(kind: str, folder: Path) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():  # what was read long ago moves every log-prob: a wrong mask shows
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.dim() == 2:
                 weight.mul_(5)
     model.generation_config.eos_token_id = ends

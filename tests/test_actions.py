@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from a2tgpo.environments.matching import exact_match, f1, normalize_answer
 from a2tgpo.environments.dialects.text_tags import TextTags
+from a2tgpo.environments.matching import exact_match, f1, normalize_answer
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SEARCH as TOOL
 from a2tgpo.environments.search_qa import SearchQA

@@ -23,7 +23,8 @@ QUERY = {
     "a_tgpo": "<think>a</think><search>the capital</search>",
     "search_r1": "<think>a</think>\n<search> the capital </search>",
     "tool_calls": '<tool_call>\n{"name": "search", "arguments": {"query": "the capital"}}\n</tool_call>',
-    "igpo": '<think>\na\n</think>\n\n<tool_call>\n{"name": "search", "arguments": {"query": "the capital"}}\n</tool_call>',
+    "igpo": "<think>\na\n</think>\n\n"
+    '<tool_call>\n{"name": "search", "arguments": {"query": "the capital"}}\n</tool_call>',
 }
 PASSAGE = '"France"\nThe capital is Paris.'
 RESULT = {

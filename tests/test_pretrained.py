@@ -6,6 +6,7 @@ import pytest
 import torch
 from model_zoo import ARCHITECTURES, WINDOW, build
 from peft import LoraConfig
+from tiny_runs import SMALL, fit
 
 from a2tgpo.batch import collate
 from a2tgpo.beliefs import plan_beliefs
@@ -124,6 +125,18 @@ def test_every_end_token_ends_an_action_and_is_no_part_of_its_text(folders, kind
         (trajectory,) = play(policy, TAGS)
         assert trajectory.turns[0].action_ids == (end,)
         assert (trajectory.turns[0].action_text, trajectory.stop) == ("", StopReason.INVALID_ACTION)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_architecture_trains(composed, folders, kind):
+    limits = ("data.module.max_prompt_tokens=900", "data.module.max_response_tokens=100")
+    policy = ("model/policy=pretrained", f"model.policy.path={folders[kind]}", "data/dialect=search_r1")
+    raw = "model/outcome=none"  # every outcome is −1 here: compared with each other they would teach nothing
+    config = composed("experiment=a2tgpo", *policy, *SMALL, *limits, raw, "trainer.max_epochs=1")
+    learner = fit(config, []).lightning_module
+    assert learner.metrics["update/first_step_max_log_ratio"] <= 1e-5
+    assert learner.metrics["policy/rollout_gap_max"] <= 1e-5
+    assert learner.metrics["update/grad_norm"] > 1e-3 and learner.metrics["update/max_log_ratio"] > 1e-5
 
 
 # ---- Native tool calls -----------------------------------------------------------------------------------------------

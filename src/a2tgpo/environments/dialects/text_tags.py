@@ -25,7 +25,7 @@ class TextTags:
     think_tag: str = "think"
     result_tag: str = "result"
     result_template: str = "<result> {result}</result>"
-    layout: PassageLayout = PassageLayout()
+    layout: PassageLayout = field(default_factory=PassageLayout)
     chat: bool = False
     system: str = ""
     template: Mapping[str, Any] = field(default_factory=dict)

@@ -25,7 +25,7 @@ class ToolCalls:
     answer_wrapper: tuple[str, str]
     answer_pattern: str = "(.*)"
     """What of a message without calls is the answer, in group 1; thoughts are left out of it."""
-    layout: PassageLayout = PassageLayout()
+    layout: PassageLayout = field(default_factory=PassageLayout)
     system: str = ""
     template: Mapping[str, Any] = field(default_factory=dict)
 
