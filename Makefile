@@ -31,7 +31,13 @@ test: $(READY) ## Run the fast tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm" $(ARGS)
+
+.venv-vllm/.ready: scripts/setup_vllm.sh
+	scripts/setup_vllm.sh $(PYTHON) $(TORCH_INDEX)
+
+test-vllm: $(READY) .venv-vllm/.ready ## Run the tests against a real vLLM on the CPU (an environment of 3.4 GB)
+	$(BIN)/python -m pytest tests/real_vllm -m vllm $(ARGS)
 
 lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .
@@ -43,4 +49,4 @@ bench: $(READY) ## Measure rollouts, gain scoring and update against their floor
 pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
 	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
 
-.PHONY: help setup train eval test test-slow lint bench pretrain
+.PHONY: help setup train eval test test-slow test-vllm lint bench pretrain

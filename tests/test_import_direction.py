@@ -17,6 +17,7 @@ STRATEGIES = (
     "ratios",
     "surrogates",
     "aggregations",
+    "corrections",
 )
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "transformers"}
 

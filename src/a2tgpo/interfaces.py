@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # environments and retrievers stay free of torch
     from torch import Tensor
 
     from a2tgpo.batch import RolloutBatch
+    from a2tgpo.engines.pushers.weights import Served
+    from a2tgpo.engines.server import Server
     from a2tgpo.phases import Phases
     from a2tgpo.policies.policy import Policy
 
@@ -165,6 +167,22 @@ class Engine(Protocol):
 
     def sync(self, policy: Policy) -> None:
         """From now on sample from `policy`."""
+        ...
+
+
+class Pusher(Protocol):
+    """Brings new weights to a server that an engine samples from."""
+
+    def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
+        """Write `weights` where the server finds them; `base` names the model that the server was started with."""
+        ...
+
+    def load(self, server: Server, served: Served) -> None:
+        """Have the server sample from them; nothing where it already does."""
+        ...
+
+    def drop(self, server: Server, served: Served) -> None:
+        """Forget weights that were replaced."""
         ...
 
 

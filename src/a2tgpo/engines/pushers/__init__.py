@@ -1,0 +1,1 @@
+"""How new weights reach a running server: one way a file."""

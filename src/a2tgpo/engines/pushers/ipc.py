@@ -1,0 +1,65 @@
+"""All weights through CUDA IPC, where trainer and server share one GPU: the server copies from the trainer's memory."""
+
+import base64
+import pickle
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
+
+from a2tgpo.engines.pushers.weights import Served, description, require_whole_model
+from a2tgpo.engines.server import Server, Unavailable
+from a2tgpo.parallel import world
+from a2tgpo.policies.policy import Policy
+
+
+def update_info(weights: Mapping[str, Tensor], gpu: str) -> dict[str, Any]:
+    """What vLLM's `ipc` backend must know: names, types, shapes, and where each weight lies on the GPU named `gpu`.
+
+    The weights must stay where they are until the update is finished.
+    """
+    handles = [{gpu: reduce_tensor(weight.detach())[1]} for weight in weights.values()]
+    return description(weights) | {"ipc_handles_pickled": base64.b64encode(pickle.dumps(handles)).decode()}
+
+
+class IpcPush:
+    """Offers the weights in the trainer's memory to a server on the same GPU.
+
+    vLLM must run with `--weight-transfer-config '{"backend": "ipc"}'`, VLLM_SERVER_DEV_MODE=1 and
+    VLLM_ALLOW_INSECURE_SERIALIZATION=1. One trainer process and one worker of the server.
+    """
+
+    def __init__(self) -> None:
+        self._weights: dict[str, Tensor] = {}
+
+    def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
+        """Keep hold of the weights. Raises ValueError where they cannot be shared with the server."""
+        require_whole_model(policy, "ipc")
+        if policy.device.type != "cuda" or world()[1] > 1:
+            raise ValueError(
+                f"data/engine/pusher=ipc: the policy is on {policy.device} in {world()[1]} processes; expected one "
+                "process, on the GPU of the server"
+            )
+        self._weights = {name: weight.detach().contiguous() for name, weight in weights.items()}
+        return Served(base, f"ipc-{uuid4().hex[:12]}")
+
+    def load(self, server: Server, served: Served) -> None:
+        """Have the server copy the weights unless it has them."""
+        if server.get("/weight_info")["weight_version"] == served.version:
+            return
+        device = next(iter(self._weights.values())).device
+        torch.cuda.synchronize(device)
+        info = update_info(self._weights, str(torch.cuda.get_device_properties(device).uuid))
+        server.post("/init_weight_transfer_engine", {"init_info": {"packed": False}})
+        server.post("/start_weight_update", {})
+        server.post("/update_weights", {"update_info": info})
+        server.post("/finish_weight_update", {})
+        if not server.post("/reset_prefix_cache", {})["success"]:
+            raise Unavailable("/reset_prefix_cache: requests are under way")
+        server.post("/update_weight_version", {"new_version": served.version})
+
+    def drop(self, server: Server, served: Served) -> None:
+        """Nothing is kept."""

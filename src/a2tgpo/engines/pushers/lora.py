@@ -1,0 +1,58 @@
+"""Adapters under new names, loaded while the server runs."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from peft import PeftModel
+from torch import Tensor
+
+from a2tgpo.engines.pushers.weights import Served
+from a2tgpo.engines.server import Refused, Server, Unavailable
+from a2tgpo.policies.policy import Policy
+
+
+@dataclass(frozen=True)
+class LoraPush:
+    """Saves the adapter to a folder of its own under `directory`, which the server can read, and has it loaded.
+
+    Every version has a name of its own: requests under way keep theirs, and no cached prefix of one version is read by
+    another. vLLM must run with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1.
+    """
+
+    directory: str
+
+    def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
+        """Write the adapter. Raises ValueError where the policy has none."""
+        if not isinstance(policy.model, PeftModel):
+            raise ValueError("data/engine/pusher=lora: expected a policy with an adapter, e.g. model/policy=tiny_lora")
+        name = f"adapter-{uuid4().hex[:12]}"
+        served = Served(name, str(Path(self.directory).resolve() / name))
+        policy.model.save_pretrained(served.version, state_dict=weights, save_embedding_layers=False)
+        return served
+
+    def load(self, server: Server, served: Served) -> None:
+        """Have the adapter loaded unless it is: the server may be new, or another rank was faster.
+
+        Raises ValueError where a server that is well cannot load it.
+        """
+        if self._is_known(server, served):
+            return
+        try:
+            server.post("/v1/load_lora_adapter", {"lora_name": served.model, "lora_path": served.version})
+        except (Refused, Unavailable) as error:
+            if not self._is_known(server, served):
+                raise ValueError(
+                    f"data/engine/pusher=lora: {error}; expected vLLM with --enable-lora, --max-lora-rank of at least "
+                    "model.policy.lora.r, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and to find the adapter under its path"
+                ) from error
+
+    def drop(self, server: Server, served: Served) -> None:
+        """Free the place of an adapter that nobody asks for any more."""
+        if self._is_known(server, served):
+            server.post("/v1/unload_lora_adapter", {"lora_name": served.model})
+        shutil.rmtree(served.version, ignore_errors=True)
+
+    def _is_known(self, server: Server, served: Served) -> bool:
+        return any(model["id"] == served.model for model in server.get("/v1/models")["data"])

@@ -1,0 +1,186 @@
+"""Sampling from a server that speaks the completions protocol of OpenAI with vLLM's token ids."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from a2tgpo.engines.pushers.weights import Served, weights_mark, whole_weights
+from a2tgpo.engines.server import Patience, Refused, Server, Unavailable
+from a2tgpo.interfaces import Completion, Pusher, Sampling
+from a2tgpo.parallel import gather, world
+from a2tgpo.policies.policy import Policy
+
+
+class ServedEngine:
+    """Sends all ids of an episode with every action; the server's prefix cache makes that cheap.
+
+    The sessions stay here, so that a server that dies and comes back within `patience` seconds costs time only: the
+    weights are pushed again and the open requests are sent again. Noise is keyed by a seed a request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        pusher: Pusher,
+        max_staleness: int,
+        timeout: float,
+        patience: float,
+        max_concurrency: int,
+    ) -> None:
+        if max_staleness < 0:
+            raise ValueError(f"data.engine.max_staleness={max_staleness}: expected at least 0 updates")
+        if not patience >= 0:
+            raise ValueError(f"data.engine.patience={patience}: expected seconds >= 0")
+        if max_concurrency < 1:
+            raise ValueError(f"data.engine.max_concurrency={max_concurrency}: expected at least 1")
+        self.server, self.base, self.pusher = Server(url, timeout), model, pusher
+        self.max_staleness, self.patience = max_staleness, patience
+        self.staleness = 0
+        """Updates that the served weights lag behind the policy."""
+        self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="completions")
+        self._policy: Policy | None = None
+        self._served: Served | None = None
+        self._mark: int | None = None
+        self._in_doubt, self._lock = False, threading.Lock()
+        """May the server have forgotten the weights?"""
+
+    # ---- weights -----------------------------------------------------------------------------------------------------
+
+    def sync(self, policy: Policy) -> None:
+        """Push the weights if they have changed more than `max_staleness` times since the last push.
+
+        A policy in evaluation mode is always played as it is. Every rank must ask; the first one pushes. Raises
+        ValueError where the server cannot take the weights.
+        """
+        self._policy = policy
+        mark = weights_mark(policy)
+        changed = any(gather(mark != self._mark))
+        self._mark, self.staleness = mark, self.staleness + changed
+        allowed = self.max_staleness if policy.model.training else 0
+        if self._served is None or self.staleness > allowed:
+            self._served, self.staleness = self._push(policy), 0
+        self._in_doubt = True
+
+    def _push(self, policy: Policy) -> Served:
+        weights = whole_weights(policy)
+        pushed: Served | str = ""
+        if world()[0] == 0:
+            try:
+                pushed = self.pusher.save(policy, weights, self.base)
+                self._insist(self.pusher.load, pushed)
+                if self._served is not None:
+                    self._insist(self.pusher.drop, self._served)
+            except ValueError as error:
+                pushed = str(error)
+        pushed = gather(pushed)[0]
+        if isinstance(pushed, str):
+            raise ValueError(pushed)
+        return pushed
+
+    def _insist(self, action: Callable[[Server, Served], None], served: Served) -> None:
+        patience = Patience(self.server.url, self.patience)
+        while True:
+            try:
+                return action(self.server, served)
+            except Unavailable as error:
+                if error.status == 500:  # a setting that the server was started without, not a moment of weakness
+                    raise ValueError(f"data.engine.url={self.server.url}: weights were not taken; {error}") from error
+                time.sleep(patience.wait(error))
+
+    # ---- sampling ----------------------------------------------------------------------------------------------------
+
+    async def open(self, prompt_ids: Sequence[int], n: int) -> list[list[int]]:
+        """`n` sessions: the ids read so far."""
+        return [list(prompt_ids) for _ in range(n)]
+
+    async def extend(self, session: list[int], new_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Read `new_ids`, then sample until a stop text, an end token or the token limit.
+
+        Raises ValueError where the server refuses, or is silent for longer than `patience`.
+        """
+        session += new_ids
+        body, patience = self._request(session, sampling), Patience(self.server.url, self.patience)
+        while True:
+            try:
+                completion = await asyncio.get_running_loop().run_in_executor(self._threads, self._complete, body)
+                break
+            except Unavailable as error:
+                await asyncio.sleep(patience.wait(error))
+        session += completion.ids
+        return completion
+
+    def close(self, session: list[int]) -> None:
+        """Nothing is held on the server."""
+
+    def _request(self, ids: Sequence[int], sampling: Sampling) -> dict[str, Any]:
+        """The policy's own distribution, whatever sampling settings the served folder recommends."""
+        return {
+            "prompt": list(ids),
+            "max_tokens": sampling.max_tokens,
+            "temperature": 0.0 if sampling.greedy else 1.0,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": request_seed(sampling.key),
+            "stop": list(sampling.stop_texts),
+            "include_stop_str_in_output": True,
+            "ignore_eos": True,
+            "stop_token_ids": sorted(self._policy.end_ids),
+            "skip_special_tokens": False,
+            "logprobs": 0,
+            "return_token_ids": True,
+        }
+
+    def _complete(self, body: dict[str, Any]) -> Completion:
+        """One try, in a thread. After a failure nobody samples before the server is known to have the weights."""
+        self._make_sure()
+        try:
+            answer = self.server.post("/v1/completions", {"model": self._served.model, **body})
+            return self._read(answer["choices"][0])
+        except Unavailable:
+            self._in_doubt = True
+            raise
+        except Refused as error:
+            if error.status != 404:
+                raise
+            self._in_doubt = True
+            raise Unavailable(f"{self._served.model} is not served any more") from error
+
+    def _make_sure(self) -> None:
+        if not self._in_doubt:
+            return
+        if not self._lock.acquire(timeout=self.server.timeout):
+            raise Unavailable("the server does not say which weights it has")
+        try:
+            if self._in_doubt:
+                self.pusher.load(self.server, self._served)
+                self._in_doubt = False
+        finally:
+            self._lock.release()
+
+    def _read(self, choice: dict[str, Any]) -> Completion:
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise Unavailable(f"the server ended a completion with {choice['finish_reason']!r}")
+        ids, logprobs = choice.get("token_ids"), (choice["logprobs"] or {}).get("token_logprobs")
+        if not ids or not logprobs or len(ids) != len(logprobs):
+            raise ValueError(
+                f"data.engine.url={self.server.url}: completions without token ids and log-probs; "
+                "expected a server that knows return_token_ids, such as vLLM"
+            )
+        ended = ids[-1] in self._policy.end_ids
+        finish = "eos" if ended else choice["finish_reason"]
+        return Completion(tuple(ids), tuple(logprobs), finish)
+
+
+def request_seed(key: tuple[int, ...]) -> int:
+    """A non-negative 63-bit seed that is a function of the key alone."""
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,291 @@
+"""A served rollout equals one in process, follows the weights, and survives its server; over real sockets."""
+
+import asyncio
+import copy
+import threading
+import time
+
+import pytest
+import torch
+from completions_server import CompletionsServer
+from hydra.utils import instantiate
+from peft import LoraConfig, get_peft_model
+from plain_engine import PlainEngine
+from test_engine import PROMPTS, assert_same, favour_end, play
+from tiny_runs import SHIPPED, SMALL, finish, start, table
+
+from a2tgpo.batch import collate
+from a2tgpo.engines.pushers.ipc import IpcPush
+from a2tgpo.engines.pushers.lora import LoraPush
+from a2tgpo.engines.pushers.nccl import NcclPush
+from a2tgpo.engines.pushers.reload import ReloadPush
+from a2tgpo.engines.served import ServedEngine, request_seed
+from a2tgpo.interfaces import Sampling
+from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.pretrained import load_policy
+from a2tgpo.scoring import score
+
+
+@pytest.fixture
+def policy(random_policy):
+    """A policy with a LoRA adapter that does something."""
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=4, lora_alpha=8)
+    adapted = Policy(get_peft_model(copy.deepcopy(random_policy.model), lora).eval(), random_policy.tokenizer)
+    move(adapted)
+    return adapted
+
+
+@pytest.fixture
+def servers(policy_dir, random_policy):
+    """All servers of a test, the newest last; they are stopped after it."""
+    running = [CompletionsServer(policy_dir, random_policy.tokenizer)]
+    yield running
+    running[-1].stop()
+
+
+@pytest.fixture
+def server(servers):
+    return servers[0]
+
+
+@pytest.fixture
+def engine(server, tmp_path):
+    return make(server, LoraPush(str(tmp_path / "served")))
+
+
+def make(server, pusher, **changes):
+    settings = {"max_staleness": 0, "timeout": 20.0, "patience": 10.0, "max_concurrency": 8}
+    return ServedEngine(server.url, "policy", pusher, **(settings | changes))
+
+
+def move(policy, seed=0):
+    """An update: other trainable weights."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+
+
+def complete(engine, prompt, **changes):
+    sampling = Sampling(**({"max_tokens": 12, "stop_texts": ("@@",), "greedy": False, "key": (1, 2)} | changes))
+
+    async def both():
+        (session,) = await engine.open(prompt, 1)
+        return await engine.extend(session, (), sampling)
+
+    return asyncio.run(both())
+
+
+def greedy_episodes(policy, engine):
+    return play(policy, engine, group_size=1, greedy=True)
+
+
+# ---- Tokens ----------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_episodes_equal_those_in_process(policy, engine):
+    assert_same(greedy_episodes(policy, engine), greedy_episodes(policy, PlainEngine()))
+
+
+def test_each_turn_sends_the_exact_ids_of_the_episode_so_far(policy, engine, server):
+    (trajectory,) = play(policy, engine, prompts=PROMPTS[:1], group_size=1)
+    expected, ids = [], list(trajectory.prompt_ids)
+    for turn in trajectory.turns:
+        expected.append(list(ids))
+        ids += [*turn.action_ids, *turn.observation_ids]
+    assert [body["prompt"] for body in server.asked("/v1/completions")] == expected and len(expected) == 4
+
+
+def test_served_logprobs_are_the_scored_ones(policy, engine):
+    batch = collate(play(policy, engine, group_size=2), policy.pad_id)
+    scored = score(policy, batch, [], 100_000)[0].logprobs
+    torch.testing.assert_close(batch.rollout_logprobs, scored, rtol=0, atol=1e-5)
+
+
+def test_how_an_action_ended_is_told_by_its_last_token(policy, engine, server):
+    engine.sync(policy)
+    favour_end(list(server.policies.values())[-1], 4.0)
+    done = [complete(engine, range(10, 20), stop_texts=("e",), key=(key,)) for key in range(30)]
+    ended = {completion.finish: completion.ids for completion in done}
+    assert ended["eos"][-1] == policy.tokenizer.eos_token_id and ended["eos"].count(ended["eos"][-1]) == 1
+    assert "e" in policy.tokenizer.decode(ended["stop"]) and "e" not in policy.tokenizer.decode(ended["stop"][:-1])
+    assert len(complete(engine, range(10, 20), max_tokens=1).ids) == 1
+
+
+def test_seeds_are_a_function_of_the_key():
+    keys = [(1, 2), (2, 1), (1, 2, 0), (0, 1, 2), (1,)]
+    assert len({request_seed(key) for key in keys}) == len(keys)
+    assert request_seed((1, 2)) == request_seed((1, 2)) and all(0 <= request_seed(key) < 2**63 for key in keys)
+
+
+# ---- Weights ---------------------------------------------------------------------------------------------------------
+
+
+def greedy_logprobs(engine, policy):
+    engine.sync(policy)
+    return complete(engine, range(10, 20), greedy=True).logprobs
+
+
+def test_an_adapter_is_pushed_when_it_changed_and_the_last_one_dropped(policy, engine, server, tmp_path):
+    before = greedy_logprobs(engine, policy)
+    assert greedy_logprobs(engine, policy) == before
+    assert len(server.asked("/v1/load_lora_adapter")) == 1
+    move(policy, seed=1)
+    after, plain = greedy_logprobs(engine, policy), PlainEngine()
+    assert after == pytest.approx(greedy_logprobs(plain, policy), abs=1e-5)
+    assert max(abs(a - b) for a, b in zip(after, before, strict=True)) > 1e-3
+    assert len(server.policies) == 2 and len(list((tmp_path / "served").iterdir())) == 1
+
+
+def test_whole_models_are_reloaded_in_place(random_policy, server, tmp_path):
+    engine = make(server, ReloadPush(str(tmp_path / "served")))
+    greedy_logprobs(engine, random_policy)
+    move(random_policy)
+    assert greedy_logprobs(engine, random_policy) == pytest.approx(
+        greedy_logprobs(PlainEngine(), random_policy), abs=1e-5
+    )
+    assert len(server.asked("/collective_rpc")) == len(server.asked("/reset_prefix_cache")) == 2
+
+
+def test_stale_weights_are_allowed_in_training_only(policy, server, tmp_path):
+    engine = make(server, LoraPush(str(tmp_path / "served")), max_staleness=2)
+    staleness = []
+    for update in range(5):
+        move(policy, seed=update)
+        policy.model.train()
+        engine.sync(policy)
+        staleness.append(engine.staleness)
+    assert staleness == [0, 1, 2, 0, 1] and len(server.asked("/v1/load_lora_adapter")) == 2
+    policy.model.eval()
+    engine.sync(policy)
+    assert engine.staleness == 0 and len(server.asked("/v1/load_lora_adapter")) == 3
+
+
+def test_a_server_on_a_cpu_is_not_asked_to_load_in_place(random_policy, server, tmp_path):
+    server.device = "cpu"
+    with pytest.raises(ValueError, match=r"data/engine/pusher=reload: the server at .* computes on a CPU"):
+        make(server, ReloadPush(str(tmp_path))).sync(random_policy)
+    assert not server.asked("/collective_rpc")
+
+
+@pytest.mark.parametrize("path", ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version"])
+def test_a_server_that_cannot_take_weights_says_so_at_once(random_policy, server, tmp_path, path):
+    server.broken = {path}
+    with pytest.raises(
+        ValueError, match=rf"data.engine.url={server.url}: weights were not taken; {path}.*not configured"
+    ):
+        make(server, ReloadPush(str(tmp_path)), patience=1000.0).sync(random_policy)
+
+
+@pytest.mark.parametrize("kind", ["lora", "reload", "ipc", "nccl"])
+def test_a_pusher_names_the_policy_it_cannot_push(kind, policy, random_policy, server, tmp_path):
+    pushers = {
+        "lora": LoraPush(str(tmp_path)),
+        "reload": ReloadPush(str(tmp_path)),
+        "ipc": IpcPush(),
+        "nccl": NcclPush(),
+    }
+    with pytest.raises(ValueError, match=f"^data/engine/pusher={kind}: expected a policy with"):
+        make(server, pushers[kind]).sync(random_policy if kind == "lora" else policy)
+
+
+@pytest.mark.parametrize(("kind", "pusher"), [("ipc", IpcPush()), ("nccl", NcclPush())])
+def test_weights_in_main_memory_are_not_sent_to_a_gpu(kind, pusher, random_policy, server):
+    with pytest.raises(ValueError, match=f"^data/engine/pusher={kind}: the policy is on cpu"):
+        make(server, pusher).sync(random_policy)
+
+
+@pytest.mark.slow
+def test_of_two_ranks_one_pushes_and_both_sample_from_what_it_pushed(tmp_path):
+    server = CompletionsServer(SHIPPED, load_policy(str(SHIPPED)).tokenizer)
+    settings = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter", *SMALL)
+    settings += ("data/engine=served", f"data.engine.url={server.url}", "model.optimizer.lr=1e-2")
+    process = start("train.py", *settings, "trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}")
+    _, errors = finish(process, 200)
+    server.stop()
+    assert process.returncode == 0, errors[-2000:]
+    loaded = [body["lora_name"] for body in server.asked("/v1/load_lora_adapter")]
+    assert len(loaded) == len(set(loaded)) == len(server.asked("/v1/unload_lora_adapter")) + 1 >= 3
+    gaps = [float(gap) for row in table(tmp_path) if (gap := row["policy/rollout_gap_max"])]
+    assert len(gaps) == 2 and max(gaps) < 1e-4
+
+
+# ---- Failures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [500, 503, "drop"])
+def test_a_failed_request_is_sent_again(policy, engine, server, fault):
+    expected = greedy_episodes(policy, engine)
+    server.faults = [fault] * 3
+    assert_same(greedy_episodes(policy, engine), expected)
+    assert not server.faults
+
+
+def test_an_adapter_that_the_server_forgot_is_loaded_again(policy, engine, server):
+    engine.sync(policy)
+    expected = complete(engine, range(10, 20), greedy=True)
+    (name,) = server.policies.keys() - {"policy"}
+    del server.policies[name]
+    assert complete(engine, range(10, 20), greedy=True) == expected and name in server.policies
+
+
+def test_a_silent_server_is_asked_again_after_the_time_limit(policy, server, tmp_path):
+    engine = make(server, LoraPush(str(tmp_path / "served")), timeout=1.0)
+    engine.sync(policy)
+    server.faults = [3.0]
+    assert len(complete(engine, range(10, 20), max_tokens=1).ids) == 1
+    assert len(server.asked("/v1/completions")) == 2
+
+
+def test_a_dead_server_ends_the_rollout_in_one_line_and_in_bounded_time(policy, server, tmp_path):
+    engine = make(server, LoraPush(str(tmp_path / "served")), patience=1.0)
+    server.die_after = 5
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=rf"data.engine.url={server.url}: no answer for 1 s .*start it again"):
+        greedy_episodes(policy, engine)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("kind", ["lora", "reload"])
+def test_nothing_is_lost_when_the_server_comes_back(kind, policy, random_policy, servers, tmp_path):
+    played = policy if kind == "lora" else random_policy
+    pusher = {"lora": LoraPush, "reload": ReloadPush}[kind](str(tmp_path / "served"))
+    engine, server = make(servers[0], pusher), servers[0]
+    move(played, seed=3)
+    server.die_after = 5
+
+    def start_again():
+        server.closed.wait()
+        servers.append(server.start_again())
+
+    watcher = threading.Thread(target=start_again)
+    watcher.start()
+    trajectories = greedy_episodes(played, engine)
+    watcher.join()
+    assert_same(trajectories, greedy_episodes(played, PlainEngine()))
+    assert len(servers) == 2 and servers[1].asked("/v1/completions")
+
+
+def test_a_refusal_ends_the_rollout_at_once(policy, engine, server):
+    engine.sync(policy)
+    with pytest.raises(ValueError, match=r"was refused with status 400.*max_model_len"):
+        complete(engine, range(10, 20), max_tokens=510)
+    assert len(server.asked("/v1/completions")) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.engine.url=localhost:8000", "data.engine.url=localhost:8000: expected http"),
+        ("data.engine.timeout=0", "data.engine.timeout=0: expected seconds > 0"),
+        ("data.engine.patience=-1", "data.engine.patience=-1: expected seconds >= 0"),
+        ("data.engine.max_staleness=-1", "data.engine.max_staleness=-1: expected at least 0"),
+        ("data.engine.max_concurrency=0", "data.engine.max_concurrency=0: expected at least 1"),
+    ],
+)
+def test_a_bad_setting_is_named(composed, override, message):
+    config = composed("experiment=a2tgpo", "data/engine=served", override)
+    with pytest.raises(Exception, match=r"data\.engine") as caught:
+        instantiate(config.data.engine, _convert_="all")
+    assert message in str(caught.value.__cause__)
