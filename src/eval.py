@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from a2tgpo.benchmarks_table import print_table
-from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move
+from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move, precision_context
 from a2tgpo.process import settle
 from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.trajectory import Split
@@ -36,12 +36,13 @@ def run(config: DictConfig) -> None:
         move(policy, config.device)
         directory = Path(config.paths.output_dir)
         limits = (config.questions, config.samples, config.seed, directory)
-        if isinstance(data.tasks, Benchmarks):
-            print_table(evaluate_benchmarks(policy, data.rollout, data.tasks, *limits), Console())
-            print(f"run directory: {directory}")
-        else:
-            tasks = data.tasks.split(Split(config.split))
-            print(json.dumps(evaluate(policy, data.rollout, tasks, *limits), indent=2))
+        with precision_context(config.device, config.precision):
+            if isinstance(data.tasks, Benchmarks):
+                print_table(evaluate_benchmarks(policy, data.rollout, data.tasks, *limits), Console())
+                print(f"run directory: {directory}")
+            else:
+                tasks = data.tasks.split(Split(config.split))
+                print(json.dumps(evaluate(policy, data.rollout, tasks, *limits), indent=2))
 
 
 if __name__ == "__main__":

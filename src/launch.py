@@ -24,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 TERMINATED = 143
 """Exit code of a process that SIGTERM ended."""
 
+FREE = (".path", "_path", "_dir", ".url", "timeout", ".retries", ".patience", ".max_concurrent", ".max_concurrency")
+FREE += (".cache_size", ".max_sessions", ".micro_batch_tokens", ".gradient_checkpointing")
+"""Ends of the keys that a resume may change: where things are, and how much is done at once."""
+
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SHOW_TRACE = os.environ.get(_FULL_ERROR) == "1"
 
@@ -47,6 +51,7 @@ def prepare_process() -> None:
     disable_progress_bar()
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated")
     OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
 
@@ -54,7 +59,8 @@ def prepare_process() -> None:
 def keep_config(config: DictConfig, path: Path) -> None:
     """Write the resolved configuration of a new run; hold a resumed one against what is written there.
 
-    Raises ValueError naming the first key of `data`, `model` or `seed` that differs, file paths aside.
+    Raises ValueError naming the first key of `data`, `model` or `seed` that differs, but for those that say
+    where things are and how much is done at once.
     """
     if config.ckpt_path is None or not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +68,7 @@ def keep_config(config: DictConfig, path: Path) -> None:
         return
     now, then = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (config, OmegaConf.load(path)))
     for key in sorted(now.keys() | then.keys()):
-        same_run = key == "seed" or (key.startswith(("data.", "model.")) and not key.endswith((".path", "_dir")))
+        same_run = key == "seed" or (key.startswith(("data.", "model.")) and not key.endswith(FREE))
         if same_run and now.get(key) != then.get(key):
             raise ValueError(
                 f"{key}={now.get(key)}: the run of {path.parent} was started with {then.get(key)}; "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import hydra
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -42,7 +43,7 @@ def train(config: DictConfig) -> None:
         best = "best" if trainer.checkpoint_callback.best_model_path else None
         trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
     if trainer.is_global_zero:
-        print_report(run_dir)
+        print_report(run_dir, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":

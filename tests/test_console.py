@@ -32,11 +32,12 @@ def test_plain_lines_where_there_is_no_terminal(config, capsys):
 def test_report_names_the_figures_and_the_run_directory(config, capsys, tmp_path):
     train.train(config)
     capsys.readouterr()
-    print_report(tmp_path)
+    print_report(tmp_path, ["experiment=a2tgpo", "data=search_qa", "model.policy.path=mine", "seed=3"])
     report = capsys.readouterr().out
     assert "a2tgpo, seed 0" in report and f"run directory: {tmp_path}" in report
     assert [word for word in ("start EM", "best EM", "final EM", "test (best) EM") if word not in report] == []
     assert report.count("0.000") == 4
+    assert report.count(" data=search_qa model.policy.path=mine") == 3 and "seed=3" not in report
 
 
 class PhaseSpy(Callback):

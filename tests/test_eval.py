@@ -10,7 +10,7 @@ from conftest import build_trajectory
 from tiny_runs import SHIPPED
 
 import eval as entry_point
-from a2tgpo.evaluation import load_weights, pass_at_k, sampled_metrics
+from a2tgpo.evaluation import load_weights, pass_at_k, precision_context, sampled_metrics
 from a2tgpo.policies.pretrained import load_policy
 
 EPISODE = {"em", "f1", "format", "searches", "tool_failures", "reward", "turns", "action_tokens", "tokens"}
@@ -148,3 +148,13 @@ def test_splits_hold_different_questions(evaluate):
 def test_more_questions_than_there_are_means_all(evaluate):
     summary, transcripts = evaluate("data.tasks.test_questions=3")
     assert summary["questions"] == len(transcripts) == 3
+
+
+def test_evaluation_takes_the_precision_of_training():
+    evaluations = {}
+    for precision in ("32-true", "bf16-mixed"):
+        with precision_context("cpu", precision):
+            evaluations[precision] = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert [product.dtype for product in evaluations.values()] == [torch.float32, torch.bfloat16]
+    with pytest.raises(ValueError, match="precision=16: expected 32-true or bf16-mixed"):
+        precision_context("cpu", "16")

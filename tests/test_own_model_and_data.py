@@ -41,12 +41,12 @@ def place(tmp_path_factory):
     questions = [
         {"question": f"What is the capital of {land}?", "golden_answers": [city]} for land, city in CITIES.items()
     ]
-    (folder / "benchmarks").mkdir()
+    (folder / "question_sets").mkdir()
     for name, rows in {
         "corpus": passages,
         "train": questions[:8],
         "val": questions[8:],
-        **{f"benchmarks/{name}": questions[:2] for name in SETS},
+        **{f"question_sets/{name}": questions[:2] for name in SETS},
     }.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     build("qwen3", folder / "Qwen" / "Qwen3-0.6B")
@@ -105,9 +105,8 @@ def test_serve_train_evaluate_export(place, server):
     serve, train, evaluate, export = COMMANDS
     assert "serve_retriever" in serve
     model = {"Qwen/Qwen3-0.6B": str(place / "Qwen" / "Qwen3-0.6B")}
-    cpu = {"trainer=gpu": "trainer=default"}
     logs = f"paths.log_dir={place}/logs"
-    finished(run(place, f"{train} {server} {FEW} {VALIDATE} {logs}", **model, **cpu))
+    finished(run(place, f"{train} {server} {FEW} {VALIDATE} {logs} trainer=default", **model))
     (run_dir,) = (place / "logs" / "train" / "runs").iterdir()
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["iterations"], summary["optimizer_steps"]) == (1, 2)

@@ -281,6 +281,13 @@ def test_bad_row_is_refused_with_file_row_and_column(write, name):
     assert str(raised.value).startswith(f"{path}, row 2, {expected}")
 
 
+def test_a_bad_row_is_found_when_its_split_is_opened(write):
+    path = write([{"question": "q", "answer": "x"}] * 20 + [{"question": "q", "answer": ""}], "late.jsonl")
+    tasks = QuestionFiles(path, None, None, question_marker=None, limit=None)
+    with pytest.raises(ValueError, match="row 20, column answer"):
+        tasks.split(Split.TRAIN)
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [

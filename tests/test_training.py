@@ -17,7 +17,7 @@ import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-PLAYABLE = [name for name in EXPERIMENTS if "qwen" not in name]
+PLAYABLE = [name for name in EXPERIMENTS if "qwen" not in name and "pretrained" not in name]
 """The others need a model that must be fetched; test_shapes.py runs them at small width."""
 KEEP_ALL = ("callbacks.rollout_files.every=1", "callbacks.histograms.every=1")
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "data.module.group_size=4")

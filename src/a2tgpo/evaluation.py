@@ -43,6 +43,13 @@ def move(policy: Policy, device: str) -> None:
         raise ValueError(f"device={device}: not available here; expected cpu or a present accelerator") from error
 
 
+def precision_context(device: str, precision: str) -> torch.autocast:
+    """What training with this `precision` validates in. Raises ValueError for any that training does not know."""
+    if precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(f"precision={precision}: expected 32-true or bf16-mixed")
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Unbiased estimate of the chance that one of k samples is right: 1 − C(n−c, k)/C(n, k)."""
     return 1.0 - comb(n - correct, k) / comb(n, k)

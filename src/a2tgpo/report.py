@@ -1,14 +1,16 @@
 """The short table at the end of a run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 
-def print_report(run_dir: Path) -> None:
-    """Start, best and final validation EM, test EM, where everything is, and what to try next."""
+def print_report(run_dir: Path, overrides: Sequence[str]) -> None:
+    """Start, best and final validation EM, test EM, where everything is, and what to try next: with the `overrides` of
+    this run that say which model and data it is about."""
     summary = json.loads((run_dir / "summary.json").read_text())
     table = Table(title=f"{summary['experiment']}, seed {summary['seed']}")
     columns = {"start": "val/em/start", "best": "val/em/best", "final": "val/em/final", "test (best)": "test/em"}
@@ -19,11 +21,12 @@ def print_report(run_dir: Path) -> None:
     console.print(table)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
     experiment = summary["experiment"]
+    same = "".join(f" {o}" for o in overrides if o.startswith(("data", "model")))
     rival = "grpo" if experiment != "grpo" else "a2tgpo"
     console.print(
-        f"next: eight samples a question  python src/eval.py experiment={experiment} samples=8 "
+        f"next: eight samples a question  python src/eval.py experiment={experiment}{same} samples=8 "
         f"ckpt_path={run_dir}/checkpoints/best.ckpt\n"
-        f"      another method            python src/train.py experiment={rival}\n"
-        f"      swap one part             python src/train.py experiment={experiment} model/outcome=centre",
+        f"      another method            python src/train.py experiment={rival}{same}\n"
+        f"      swap one part             python src/train.py experiment={experiment}{same} model/outcome=centre",
         soft_wrap=True,
     )

@@ -136,12 +136,13 @@ class Episode:
             raise ValueError(
                 f"task {self.task.task_id}: the environment gave neither an observation nor a stop reason; expected one"
             )
+        read_ids = observation_ids[: left - len(action.ids)]
         turn = Turn(
             action.ids,
             action.logprobs,
-            observation_ids[: left - len(action.ids)],
+            read_ids,
             text,
-            self.policy.decode(observation_ids),
+            self.policy.decode(read_ids),
             result.useful,
             result.empty,
         )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 GIB = 2**30
+USABLE = 0.9
+"""Share of a device's memory that is left by its context, by temporaries and by fragments."""
 ADAM_BYTES = 8
 """Two float32 moments a trained parameter."""
 ACTIVATION_COPIES = 34
@@ -44,8 +46,9 @@ class Plan:
 def memory(architecture: Mapping[str, Any], parameters: int, trained: int, plan: Plan) -> dict[str, float]:
     """Bytes on one device under DDP, by what they are for; the two phases do not overlap.
 
-    `rollout` and `update` come on top of `weights`, `reference`, `gradients` and `optimizer`.
+    `rollout` (the running batch and what sessions keep between turns) and `update` come on top of all others.
     """
+    cast = 2 * parameters if plan.compute_bytes < plan.weight_bytes else 0  # autocast keeps its copies of the weights
     layers, hidden = architecture["num_hidden_layers"], architecture["hidden_size"]
     head_size = architecture.get("head_dim", hidden // architecture["num_attention_heads"])
     per_position = 2 * layers * architecture["num_key_value_heads"] * head_size * plan.compute_bytes
@@ -54,10 +57,11 @@ def memory(architecture: Mapping[str, Any], parameters: int, trained: int, plan:
     trained_bytes = 4 if trained < parameters else plan.weight_bytes  # adapters are float32
     return {
         "weights": parameters * plan.weight_bytes,
+        "cast": cast,
         "reference": parameters * plan.weight_bytes if plan.reference_copy else 0,
         "gradients": trained * trained_bytes,
         "optimizer": trained * ADAM_BYTES,
-        "rollout": plan.max_sessions * (plan.prompt_tokens + plan.response_tokens) * per_position,
+        "rollout": 2 * plan.max_sessions * (plan.prompt_tokens + plan.response_tokens) * per_position,
         "update": activations + LOGIT_COPIES * plan.micro_batch_tokens * architecture["vocab_size"] * 4,
     }
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from a2tgpo.shrunk import parameter_counts
-from a2tgpo.sizing import GIB, Hardware, Plan, memory, peak, seconds, tokens
+from a2tgpo.sizing import GIB, USABLE, Hardware, Plan, memory, peak, seconds, tokens
 
 COMPUTE_BYTES = 2
 """The trainers for GPUs compute in bf16."""
@@ -66,7 +66,9 @@ class SizingReport(Callback):
         )
         console.print(table)
         console.print(
-            "fits" if peak(used) <= room else "does not fit: an adapter, smaller micro-batches or fewer sessions"
+            "fits"
+            if peak(used) <= USABLE * room
+            else "does not fit: an adapter, smaller micro-batches or fewer sessions"
         )
         table = Table(title=f"one iteration on {hardware.devices} × {hardware.name}, episodes at their limits")
         for column in ("phase", "million tokens", "seconds at least"):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from a2tgpo.engines.row_cache import LayerStates, RowCache
+from a2tgpo.engines.row_cache import LayerStates, RowCache, attention_dtype
 from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
 from a2tgpo.interfaces import Completion, Sampling
 from a2tgpo.policies.policy import Policy, evaluation_mode
@@ -124,7 +124,12 @@ class HuggingFaceEngine:
             self._policy.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             for i, prompt in enumerate(prompts):
                 n = len(prompt.ids)
-                prompt.states = [(layer.keys[i, :, :n], layer.values[i, :, :n]) for layer in cache.layers]
+                prompt.states = [
+                    tuple(
+                        states[i, :, :n].to(attention_dtype(states), copy=True) for states in (layer.keys, layer.values)
+                    )
+                    for layer in cache.layers
+                ]
         for session in new:
             session.states = session.prompt.states
 

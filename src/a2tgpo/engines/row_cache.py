@@ -12,13 +12,20 @@ LayerStates = tuple[Tensor, Tensor]
 """Keys and values of one row in one layer, each [heads, length, head size]."""
 
 
+def attention_dtype(states: Tensor) -> torch.dtype:
+    """What attention computes in: under autocast its lower precision, in which states may be kept from the start."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+
+
 class RowLayer(CacheLayerMixin):
     """One layer's keys and values, [rows, heads, capacity, head size]; each row is filled from its own position on."""
 
     def __init__(self, rows: Sequence[LayerStates], capacity: int) -> None:
         super().__init__()
         heads, _, size = rows[0][0].shape
-        self.keys = rows[0][0].new_zeros(len(rows), heads, capacity, size)
+        dtype = attention_dtype(rows[0][0])
+        self.keys = rows[0][0].new_zeros(len(rows), heads, capacity, size, dtype=dtype)
         self.values = torch.zeros_like(self.keys)
         for row, (keys, values) in enumerate(rows):
             self.keys[row, :, : keys.shape[1]] = keys
@@ -30,7 +37,7 @@ class RowLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Write the new tokens at `slots`; return all that is filled in any row."""
         rows = torch.arange(len(self.keys), device=self.keys.device)[:, None]
-        # under autocast one of the two can come in bf16 while the prompt's states are fp32
+        # under autocast a layer may give fp32 keys, which attention would round anyway
         self.keys[rows, :, self.slots] = key_states.transpose(1, 2).to(self.keys.dtype)
         self.values[rows, :, self.slots] = value_states.transpose(1, 2).to(self.values.dtype)
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
@@ -73,5 +80,5 @@ class RowCache(Cache):
             layer.keep(rows)
 
     def row(self, row: int, length: int) -> list[LayerStates]:
-        """The first `length` positions of one row, a pair of views a layer."""
-        return [(layer.keys[row, :, :length], layer.values[row, :, :length]) for layer in self.layers]
+        """The first `length` positions of one row, copied: views would keep every row in memory."""
+        return [(layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone()) for layer in self.layers]

@@ -40,8 +40,11 @@ def load_policy(
             path, config=_without_dropout(path), dtype=DTYPES[dtype], attn_implementation=attn_implementation
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except OSError as error:
-        raise ValueError(f"model.policy.path={path}: {error}") from error
+    except (OSError, ValueError) as error:
+        why = f"{error}; expected a Hugging Face model folder or a hub id"
+        raise ValueError(f"model.policy.path={path}: {why}") from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"model.policy.path={path}: a slow tokenizer; expected a fast one, which knows offsets")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"model.policy.path={path}: its tokenizer has no end token (eos_token); expected one")
     return Policy(prepare(model, gradient_checkpointing, compile, lora), tokenizer)

@@ -66,10 +66,13 @@ class Batcher:
         """The best of each query do not depend on how many are asked for, so the largest `topk` serves all."""
         queries = [query for request in batch for query in request.queries]
         try:
-            found = iter(self._retriever.search_many(queries, max(request.topk for request in batch)))
+            found = self._retriever.search_many(queries, max(request.topk for request in batch))
+            if len(found) != len(queries):
+                raise ValueError(f"data.retriever: {len(found)} results for {len(queries)} queries; expected one each")
         except Exception as error:  # raised again where each answer is waited for
             for request in batch:
                 request.answer.set_exception(error)
             return
+        results = iter(found)
         for request in batch:
-            request.answer.set_result([next(found)[: request.topk] for _ in request.queries])
+            request.answer.set_result([next(results)[: request.topk] for _ in request.queries])

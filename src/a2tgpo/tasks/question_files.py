@@ -1,6 +1,7 @@
 """Questions from files: one's own, or those that other projects train on."""
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,7 +15,7 @@ from a2tgpo.trajectory import Split, Task
 
 @dataclass(frozen=True)
 class QuestionFile(Sequence[Task]):
-    """The first `total` questions of one file; each row is read and checked when it is asked for."""
+    """The first `total` questions of one file; a row is read and checked when it is asked for."""
 
     layout: Layout
     rows: Dataset | list[dict]
@@ -99,9 +100,12 @@ class QuestionFiles:
     _opened: dict[Split, Questions] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def split(self, split: Split) -> Questions:
-        """The questions of `split`; its files are opened once, at the first call."""
+        """The questions of `split`. Its files are opened at the first call and every row is read once, so that a bad
+        one is refused before the first episode and not hours later."""
         if split not in self._opened:
             entries = {Split.TRAIN: self.train, Split.VALIDATION: self.val, Split.TEST: self.test}[split]
             key = f"data.tasks.{split}"
-            self._opened[split] = open_questions(key, entries, split, self.limit, self.question_marker)
+            questions = open_questions(key, entries, split, self.limit, self.question_marker)
+            deque(questions, maxlen=0)
+            self._opened[split] = questions
         return self._opened[split]
