@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from a2tgpo.retrievers.passages import PassageRetriever
 from a2tgpo.retrievers.server import RetrievalServer
-from launch import ROOT, launch, one_line_errors, prepare_process
+from launch import ROOT, launch, one_line_errors, prepare_process, require_values
 
 prepare_process()
 
@@ -25,6 +25,7 @@ prepare_process()
 def main(config: DictConfig) -> None:
     """Build the retriever, serve it."""
     with one_line_errors():
+        require_values(config)
         retriever = instantiate(config.data.retriever, _convert_="all")
         if not isinstance(retriever, PassageRetriever):
             raise ValueError(

@@ -14,7 +14,7 @@ from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move,
 from a2tgpo.process import settle
 from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.trajectory import Split
-from launch import ROOT, launch, one_line_errors, prepare_process
+from launch import ROOT, launch, one_line_errors, prepare_process, require_values
 
 prepare_process()
 
@@ -28,6 +28,7 @@ def main(config: DictConfig) -> None:
 def run(config: DictConfig) -> None:
     """Build data and policy, play, say what came out."""
     with one_line_errors():
+        require_values(config)
         settle(config.threads)
         data = instantiate(config.data.module, _convert_="all")
         policy = instantiate(config.model.policy, _convert_="all")

@@ -56,6 +56,12 @@ def prepare_process() -> None:
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
 
 
+def require_values(config: DictConfig) -> None:
+    """Raises ValueError naming the keys that have no default and were not set."""
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ValueError(f"{missing[0]}: no value; expected {' and '.join(f'{key}=…' for key in missing)}")
+
+
 def keep_config(config: DictConfig, path: Path) -> None:
     """Write the resolved configuration of a new run; hold a resumed one against what is written there.
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from a2tgpo.process import settle
 from a2tgpo.report import print_report
-from launch import ROOT, keep_config, launch, one_line_errors, prepare_process
+from launch import ROOT, keep_config, launch, one_line_errors, prepare_process, require_values
 
 prepare_process()
 
@@ -24,6 +24,7 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig) -> None:
     """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
     with one_line_errors():
+        require_values(config)
         settle(config.threads)
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         run_dir = Path(config.paths.output_dir)

@@ -251,7 +251,7 @@ def test_what_each_end_earns(outcome, answer, stop, expected):
         assert game.step(f"<answer>{answer}</answer>").stop is stop
     reward, metrics = game.finish(stop)
     assert reward == pytest.approx(expected, abs=1e-12)
-    assert metrics["format"] == float(stop is not StopReason.INVALID_ACTION)
+    assert metrics["format"] == float(stop not in (StopReason.INVALID_ACTION, StopReason.MAX_TOKENS))
 
 
 def test_an_unknown_outcome_is_refused():

@@ -66,7 +66,11 @@ TRAIN = {
     "broken override": (["experiment"], "Error parsing override 'experiment' missing EQUAL"),
     "missing value": (
         ["model/aggregation=token_sum_norm"],
-        "Missing mandatory value: model.module.aggregation.",
+        "model.aggregation.max_length: no value; expected model.aggregation.max_length=…",
+    ),
+    "two missing values": (
+        ["model/policy=pretrained", "data/retriever=bm25"],
+        "data.retriever.corpus_path: no value; expected data.retriever.corpus_path=… and model.policy.path=…",
     ),
     "group of one": (
         ["data.module.group_size=1"],

@@ -102,13 +102,13 @@ def test_scores_of_a_question_are_the_mean_of_its_samples(random_policy):
         random_policy, ["<search> a</search>", "<answer> b</answer>"], ["<result> c</result>"]
     )
     rows = [
-        replace(trajectory, metrics={"em": em, "f1": 0.5, "format": 1.0, "searches": 1.0, "tool_failures": 0.0})
+        replace(trajectory, metrics={"em": em, "f1": 0.5, "format": 1.0, "searches": 1.0, "tool_failures": 2.0})
         for em in (1.0, 0.0, 1.0, 1.0)
     ]
     scores = score("nq", rows, samples=2, seed=0)
-    assert scores.metrics == ("em", "f1", "format", "searches", "action_tokens", "tokens")
+    assert scores.metrics == ("em", "f1", "format", "searches", "tool_failures", "action_tokens", "tokens")
     sampled, seen = sum(len(turn.action_ids) for turn in trajectory.turns), len(trajectory.token_ids)
-    assert scores.values.tolist() == [[em, 0.5, 1.0, 1.0, sampled, seen] for em in (0.5, 1.0)]
+    assert scores.values.tolist() == [[em, 0.5, 1.0, 1.0, 2.0, sampled, seen] for em in (0.5, 1.0)]
 
 
 def test_intervals_depend_on_the_seed_and_the_set_alone(random_policy):
@@ -227,7 +227,7 @@ def test_seven_sets_are_played_and_tabled(evaluate, files):
     for name in SETS:
         lines = [json.loads(line) for line in (files / "run" / "transcripts" / f"{name}.jsonl").open()]
         metrics = content["columns"][name]["metrics"]
-        for metric in ("em", "f1", "format", "searches"):
+        for metric in ("em", "f1", "format", "searches", "tool_failures"):
             assert metrics[metric]["value"] == pytest.approx(np.mean([line["metrics"][metric] for line in lines]))
         tokens = [sum(len(turn["action_ids"]) for turn in line["turns"]) for line in lines]
         assert metrics["action_tokens"]["value"] == np.mean(tokens)

@@ -4,6 +4,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import LoraConfig
@@ -84,6 +85,14 @@ def test_the_verdict_follows_the_memory(gib, verdict):
     text = screen.getvalue()
     assert f"\n{verdict}" in text
     assert f"{SIZES['qwen3_4b'] * 4 / GIB:.1f}" in text
+
+
+@pytest.mark.parametrize("name", ["a2tgpo", "a2tgpo_pretrained"])
+def test_an_experiment_without_an_architecture_is_told_to_choose_one(composed, name):
+    config = composed(f"experiment={name}", "debug=shapes")
+    with pytest.raises(InstantiationException) as refused:
+        instantiate(config.model.module, _convert_="all")
+    assert str(refused.value.__cause__).startswith("model/architecture: none is chosen; expected one for debug=shapes")
 
 
 def dry_run(composed, name):

@@ -44,10 +44,12 @@ class SetScores:
 def score(name: str, trajectories: Sequence[Trajectory], samples: int, seed: int) -> SetScores:
     """The scores of set `name` from `samples` trajectories a question, in order.
 
-    The environment's `em`, `f1`, `format` and `searches` where it has them, the tokens the policy sampled and all it
-    saw. The resampling depends on (seed, name) alone, not on the other sets.
+    The environment's `em`, `f1`, `format`, `searches` and `tool_failures` where it has them, the tokens the policy
+    sampled and all it saw. The resampling depends on (seed, name) alone, not on the other sets.
     """
-    known = [metric for metric in ("em", "f1", "format", "searches") if metric in trajectories[0].metrics]
+    known = [
+        metric for metric in ("em", "f1", "format", "searches", "tool_failures") if metric in trajectories[0].metrics
+    ]
     rows = [
         [t.metrics[m] for m in known] + [sum(len(turn.action_ids) for turn in t.turns), len(t.token_ids)]
         for t in trajectories

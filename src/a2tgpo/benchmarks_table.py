@@ -26,6 +26,7 @@ ROWS = {
     "f1": ("F1 %", 100.0, 1),
     "format": ("format %", 100.0, 0),
     "searches": ("searches", 1.0, 2),
+    "tool_failures": ("failed calls", 1.0, 2),
     "action_tokens": ("own tokens", 1.0, 0),
     "tokens": ("all tokens", 1.0, 0),
 }

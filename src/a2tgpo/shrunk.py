@@ -31,17 +31,22 @@ def real_config(architecture: Mapping[str, Any]) -> PretrainedConfig:
 
 
 def load_shrunk(
-    path: str,
+    path: str | None,
     dtype: str,
     attn_implementation: str,
-    gradient_checkpointing: bool,
-    compile: bool,
-    architecture: Mapping[str, Any],
+    architecture: Mapping[str, Any] | None,
     tokenizer: str,
+    gradient_checkpointing: bool = False,
+    compile: bool = False,
     lora: LoraConfig | None = None,
 ) -> Policy:
     """Takes the place of `load_policy` with all of its options; `path` is not read. The tokenizer is the one of the
-    folder `tokenizer`, with a plain chat template."""
+    folder `tokenizer`, with a plain chat template.
+
+    Raises ValueError where no architecture was chosen.
+    """
+    if architecture is None:
+        raise ValueError("model/architecture: none is chosen; expected one for debug=shapes, or an experiment with one")
     speaker = AutoTokenizer.from_pretrained(tokenizer)
     speaker.chat_template = CHAT_TEMPLATE.strip("\n")
     sizes = {name: size for name, size in SMALL.items() if name != "head_dim" or name in architecture}

@@ -31,6 +31,11 @@ class StopReason(StrEnum):
     TOOL_FAILURE = "tool_failure"
     """The tool failed more often than the environment tolerates."""
 
+    @property
+    def keeps_format(self) -> bool:
+        """Whether every action was whole and well-formed: none was malformed or cut off."""
+        return self not in (StopReason.INVALID_ACTION, StopReason.MAX_TOKENS)
+
 
 @dataclass(frozen=True)
 class Task:

@@ -51,6 +51,8 @@ class TrainingProgress(Callback):
             f"{self.validated}  train EM {m['train/em']:.3f}  reward {m['train/reward']:+.2f}  "
             f"turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.3f}"
         )
+        if failures := m.get("train/tool_failures"):
+            line += f"  failed calls {failures:.2f}"
         if self.bar is not None:
             self._update(description=line, completed=iteration)
         elif trainer.is_global_zero and (iteration % self.every == 0 or iteration == trainer.max_epochs):

@@ -81,7 +81,7 @@ class Calculator:
         metrics = {
             "em": float(hits == len(words) == 1),
             "f1": 2 * min(hits, 1) / (len(words) + 1),
-            "format": float(stop is not StopReason.INVALID_ACTION),
+            "format": float(stop.keeps_format),
             "calls": float(self._calls),
             "tool_failures": float(self._failures),
         }

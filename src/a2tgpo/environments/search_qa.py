@@ -91,7 +91,7 @@ class SearchQA:
         metrics = {
             "em": exact_match(self._answer, self.task.answers) if answered else 0.0,
             "f1": f1(self._answer, self.task.answers) if answered else 0.0,
-            "format": float(stop is not StopReason.INVALID_ACTION),
+            "format": float(stop.keeps_format),
             "searches": float(self._searches),
             "useful_searches": float(self._useful),
             "tool_failures": float(self._failures),
