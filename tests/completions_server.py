@@ -126,6 +126,9 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             self.respond(fault, {"error": "a fault"})
             return
+        if isinstance(fault, bytes):
+            self.send(200, fault)
+            return
         if isinstance(fault, float):
             time.sleep(fault)
             return
@@ -134,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
             self.respond(status, answer)
 
     def respond(self, status, answer):
-        content = json.dumps(answer).encode()
+        self.send(status, json.dumps(answer).encode())
+
+    def send(self, status, content):
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -39,6 +39,8 @@ PROBLEM = Task(
         ("-1 / 4", "-0.25"),
         ("1 / 3", "0.333333333333"),
         ("2 ** 300", str(2**300)),
+        ("5 * 10 ** 15 / 3", "1666666666670000"),
+        ("-1 / 3 / 10 ** 9", "-0.000000000333333333333"),
         ("60 *\n1.42", "85.2"),
     ],
 )
@@ -86,7 +88,15 @@ def test_what_has_no_value_says_why_at_once(expression, why):
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("$1,234.50", Fraction(2469, 2)), ("-3.", Fraction(-3)), ("12", Fraction(12)), ("twelve", None), ("1/2", None)],
+    [
+        ("$1,234.50", Fraction(2469, 2)),
+        ("-$5", Fraction(-5)),
+        (".5", Fraction(1, 2)),
+        ("-3.", Fraction(-3)),
+        ("12", Fraction(12)),
+        ("twelve", None),
+        ("1/2", None),
+    ],
 )
 def test_answers_are_read_as_numbers(text, number):
     assert read_number(text) == number

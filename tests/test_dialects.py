@@ -74,6 +74,12 @@ def test_the_question_stands_in_the_prompt_as_it_is(named):
     assert text.count(question) == 1
 
 
+def test_the_last_box_is_the_answer(composed):
+    dialect = instantiate(composed("data/dialect=a_tgpo").data.dialect, _convert_="all")
+    text = r"<answer> Not \boxed{Rome} but \boxed{\text{Paris}} </answer>"
+    assert dialect.parse(text, [SEARCH]) == Action(answer=r"\text{Paris}")
+
+
 TAGS = ("think", "search", "information", "answer")
 
 
@@ -86,7 +92,13 @@ def test_no_result_leaves_a_tag_of_the_dialect_in_it(pieces):
 
 @pytest.mark.parametrize(
     ("contents", "expected"),
-    [('"A"\nb\nc', "1|A|b\nc"), ("b", "1||b"), ('"A" of "B"\nc', '1|A" of "B|c')],
+    [
+        ('"A"\nb\nc', "1|A|b\nc"),
+        ("b", "1||b"),
+        ("b\nc", "1||b\nc"),
+        ('"\nc', '1||"\nc'),
+        ('"A" of "B"\nc', '1|A" of "B|c'),
+    ],
 )
 def test_a_passage_has_a_title_if_its_first_line_is_one(contents, expected):
     assert PassageLayout("{index}|{title}|{text}")([contents]) == expected

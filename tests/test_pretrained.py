@@ -201,6 +201,36 @@ def test_thinking_is_opened_or_closed_by_the_template(folders):
     assert all(text.endswith("assistant\n") for text in texts[2:])
 
 
+@pytest.mark.parametrize(
+    ("dialect", "actions"),
+    [
+        (TAGS, ["I need it </think><search> city</search>", "<think> so</think><answer> x</answer>"]),
+        (THINKING, [f"I need it\n</think>\n\n{call('city')}<|im_end|>", "so </think><answer>x</answer><|im_end|>"]),
+    ],
+)
+def test_a_thought_that_the_template_opens_is_gone_on_with(folders, dialect, actions):
+    policy = load_policy(str(folders["qwen3"]))
+    opening = "<|im_start|>assistant\n"
+    parts = policy.tokenizer.chat_template.rpartition(opening)
+    policy.tokenizer.chat_template = f"{parts[0]}{opening}<think>\n{parts[2]}"
+    (trajectory,) = play(policy, dialect, actions)
+    assert trajectory.stop is StopReason.ANSWERED and trajectory.metrics["searches"] == 1
+    assert policy.tokenizer.decode(trajectory.prompt_ids).endswith("assistant\n<think>\n")
+    wrapper = ("<think>\nI know it.</think><answer>", "</answer>")
+    for before, expected in ((wrapper[0], "I know it.</think><answer>"), ("<answer>", "</think>\n\n<answer>")):
+        first, second = plan_beliefs([trajectory], policy.tokenizer, (before, "</answer>"), 1).questions
+        assert policy.tokenizer.decode(first.answer.ids) == expected + "Varo"
+        again = dialect is THINKING  # a message of its own, which the template opens in the same way
+        assert policy.tokenizer.decode(second.answer.ids) == (expected if again else before) + "Varo"
+
+
+def test_a_thought_that_is_cut_has_no_answer(folders):
+    policy = load_policy(str(folders["qwen3"]))
+    policy.tokenizer.chat_template += "<think>\n"
+    (trajectory,) = play(policy, THINKING, ["perhaps <answer>Varo</answer><|im_end|>"])
+    assert trajectory.stop is StopReason.INVALID_ACTION
+
+
 def test_earlier_thoughts_stay_in_the_context(folders):
     policy = load_policy(str(folders["qwen3"]))
     thought = "<think>\nI need the city\n</think>\n\n"
@@ -230,7 +260,10 @@ MEANINGS = {
     "text around a call": (f"well {call('x')} then", searching("x")),
     "a call after a thought": (f"<think>a</think>{call('x')}", searching("x")),
     "a call inside a thought": (f"<think>{call('x')}</think><answer>y</answer>", Action(answer="y")),
-    "a thought that the prompt opened": (f"a\n</think>\n{call('x')}", searching("x")),
+    "the end of a thought that did not begin": (f"{call('x')}</think>{call('y')}", None),
+    "two thoughts": (f"<think>a</think><think>{call('y')}</think>{call('x')}", searching("x")),
+    "nesting without end": ('<tool_call>{"name": ' + "[" * 9999 + "</tool_call>", None),
+    "a number without end": ('<tool_call>{"name": ' + "9" * 9999 + "}</tool_call>", None),
     "call and answer: the call": (f"{call('x')}<answer>y</answer>", searching("x")),
     "an answer": ("so <answer> y </answer>.", Action(answer="y")),
     "no answer tag": ("y", None),

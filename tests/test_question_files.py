@@ -140,10 +140,34 @@ def test_a_file_without_sources_names_its_questions_after_itself(write):
     assert (task.task_id, task.kind) == ("musique/dev_7", "musique")
 
 
-def test_rows_of_a_jsonl_may_hold_different_metadata(write):
+def test_rows_of_a_jsonl_need_not_be_of_one_type(write):
     notes = [{"a": 1}, {"a": "x", "b": [1]}, None, [3]]
     rows = [{"question": f"q{i}", "golden_answers": ["x"], "metadata": m} for i, m in enumerate(notes)]
-    assert [task.question for task in read(write(rows, "a.jsonl"))] == ["q0", "q1", "q2", "q3"]
+    rows += [{"question": "q4", "golden_answers": "2016-05-05", "id": 7}, {"prompt": "q5", "golden_answers": ["x"]}]
+    tasks = open_questions("data.tasks.test", write(rows[:5], "a.jsonl"), Split.TEST)
+    assert [task.question for task in tasks] == ["q0", "q1", "q2", "q3", "q4"]
+    assert (tasks[4].answers, tasks[4].task_id) == (("2016-05-05",), "a/7")
+    path = write(rows, "b.jsonl")
+    with pytest.raises(ValueError, match="row 5, column question: got None"):
+        open_questions("data.tasks.test", path, Split.TEST)[5]
+
+
+def test_late_rows_of_a_large_jsonl_are_read_like_the_first(write):
+    rows = [{"question": f"q{i}", "golden_answers": "x" * 900} for i in range(15_000)]
+    path = write([*rows, {"question": "last", "golden_answers": ["Rome", "Roma"], "metadata": {"a": 1}}], "a.jsonl")
+    assert open_questions("data.tasks.test", path, Split.TEST)[15_000].answers == ("Rome", "Roma")
+
+
+def test_a_jsonl_may_have_a_byte_order_mark_blank_lines_and_half_a_surrogate_pair(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"question": "a", "answer": "x"}\r\n\r\n{"question": "b \\uD83d", "answer": "x"}')
+    assert [task.question for task in read(str(path))] == ["a", "b ?"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_path_with_brackets_is_not_a_pattern(write, name):
+    write(numbered(0, 1), f"v/{name}")
+    assert read(write(numbered(7, 8), f"[v]/{name}"))[0].question == "q7"
 
 
 # ---- files, patterns, hub ids ----------------------------------------------------------------------------------------
@@ -304,9 +328,16 @@ def test_missing_columns_are_refused_when_the_file_is_opened(write, row, expecte
 
 
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
-    for name, text in {"a.jsonl": '{"question": \n', "b.parquet": "nope", "c.jsonl": ""}.items():
-        (tmp_path / name).write_text(text)
-        assert message(f"{tmp_path}/{name}").startswith(f"data.tasks.test={tmp_path}/{name}: ")
+    files = {
+        "a.jsonl": (b'{"question": \n', "line 1: expected one JSON object in UTF-8: "),
+        "b.parquet": (b"nope", "cannot be read: "),
+        "c.jsonl": (b"", "no rows; expected at least one question"),
+        "d.jsonl": (b'{"question": "q", "answer": "x"}\n["q"]', "line 2: expected one JSON object, found list"),
+        "e.jsonl": ('{"question": "caf\xe9"}'.encode("latin-1"), "line 1: expected one JSON object in UTF-8: 'utf-8'"),
+    }
+    for name, (contents, expected) in files.items():
+        (tmp_path / name).write_bytes(contents)
+        assert message(f"{tmp_path}/{name}").startswith(f"data.tasks.test={tmp_path}/{name}: {expected}")
 
 
 @pytest.mark.parametrize("entry", ["/nowhere/a.parquet", "/nowhere/*.jsonl", "folder/a.jsonl", "notes.txt", "a b/c"])

@@ -181,6 +181,31 @@ def test_a_search_that_raises_is_a_server_error_and_the_next_one_works(client, c
     assert "a search failed" in caplog.text
 
 
+def test_a_bad_query_fails_nobody_else_in_its_batch():
+    batcher = Batcher(retriever := Slow(), window=0.0, max_batch=5)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(batcher.search_many, ["first"], 1)
+        wait_for(lambda: retriever.batches)
+        others = {query: pool.submit(batcher.search_many, [query], 1) for query in ("a", "bad", "b")}
+        wait_for(lambda: batcher._waiting.qsize() == 3)
+        retriever.go.set()
+        assert [len(answer.result()) for answer in (first, others["a"], others["b"])] == [1, 1, 1]
+        with pytest.raises(RuntimeError, match="bad query"):
+            others["bad"].result()
+    batcher.close()
+
+
+def test_a_large_body_is_not_kept_waiting_for_its_go_ahead(server):
+    host, port = server.url.removeprefix("http://").removesuffix("/retrieve").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        body = b'{"query": "Bemi"}'
+        head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(1024).startswith(b"HTTP/1.1 100")
+        connection.sendall(body)
+        assert connection.recv(1024).startswith(b"HTTP/1.1 200")
+
+
 def test_many_clients_at_once_each_get_their_own_answer(server):
     def ask(i):
         with httpx2.Client(trust_env=False, timeout=10) as client:

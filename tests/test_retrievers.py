@@ -6,13 +6,18 @@ import multiprocessing
 import random
 import re
 import sys
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from a2tgpo.interfaces import EmptyCorpus
-from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.retrievers import bm25 as bm25_module
+from a2tgpo.retrievers.bm25 import BM25Retriever, threshold
 from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.dense import DenseRetriever
 from a2tgpo.retrievers.passages import PassageRetriever
@@ -104,9 +109,29 @@ def test_a_query_that_shares_no_word_finds_nothing(bm25, query):
 
 def test_title_and_text_make_the_contents(tmp_path):
     path = tmp_path / "corpus.jsonl"
-    path.write_text('{"id": "x", "title": "Bemi", "text": "A film."}\n\n{"id": "y", "title": "?", "contents": "Kelu"}')
+    documents = ['{"id": "x", "title": "Bemi", "text": "A film."}', "", '{"id": "y", "title": "?", "contents": "Kelu"}']
+    documents += ['{"id": 1, "title": "", "text": "A star."}', '{"id": 2, "text": "A seat."}']
+    path.write_text("\n".join(documents))
     bm25 = CorpusBM25(str(path), str(tmp_path / "cache"))
     assert bm25.search("film", 1) == ['"Bemi"\nA film.'] and bm25.search("kelu", 1) == ["Kelu"]
+    assert bm25.search("star", 1) == ["A star."] and bm25.search("seat", 1) == ["A seat."]
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(r'{"id": 1, "contents": "smile \ud83d film \ud83d\ude00"}')
+    assert CorpusBM25(str(path), str(tmp_path / "cache")).search("film", 1) == ["smile ? film \N{GRINNING FACE}"]
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=60),
+    topk=st.integers(1, 8),
+    block=st.integers(1, 9),
+)
+def test_no_score_of_the_best_is_below_the_threshold(scores, topk, block):
+    with patch.object(bm25_module, "BLOCK", block):
+        least = threshold(np.array(scores, dtype=np.float32), topk)
+    assert least > 0 and all(score >= least for score in sorted(scores, reverse=True)[:topk] if score > 0)
 
 
 # ---- The cache -------------------------------------------------------------------------------------------------------
@@ -163,8 +188,9 @@ BAD_LINES = [
     ('{"id": 1}', "line 2, field 'contents': expected a text that is not blank, found no such field"),
     ('{"id": 1, "contents": 7}', "line 2, field 'contents': expected a text that is not blank, found 7"),
     ('{"id": 1, "contents": " "}', "line 2, field 'contents': expected a text that is not blank, found ' '"),
-    ('{"id": 1, "text": "a"}', "line 2, field 'title': expected a text that is not blank, found no such field"),
+    ('{"id": 1, "title": 7, "text": "a"}', "line 2, field 'title': expected a text that is not blank, found 7"),
     ("\udcff", "line 2: expected one JSON object in UTF-8"),
+    ("[" * 9999, "line 2: expected one JSON object in UTF-8: nested too deep"),
 ]
 
 

@@ -14,7 +14,7 @@ from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SearchQA
-from a2tgpo.interfaces import StepResult
+from a2tgpo.interfaces import Completion, StepResult
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollout import Rollout
 from a2tgpo.trajectory import StopReason, Task
@@ -44,6 +44,12 @@ class RecordingEngine(ScriptedEngine):
         self.read[sampling.key] = tuple(new_ids)
         self.limits[sampling.key] = sampling.max_tokens
         return completion
+
+    def action(self, key):
+        """All that was sampled for the action of this key, in one or several parts."""
+        parts = [part for other, part in self.sampled.items() if other[: len(key)] == key]
+        ids, logprobs = (sum((getattr(part, name) for part in parts), ()) for name in ("ids", "logprobs"))
+        return Completion(ids, logprobs, parts[-1].finish)
 
 
 @dataclass
@@ -113,6 +119,26 @@ def test_a_cut_action_counts_for_nothing_even_if_it_holds_an_answer(random_polic
     assert trajectory.stop is StopReason.MAX_TOKENS
     assert trajectory.turns[0].action_text == ANSWER + " need"
     assert (trajectory.outcome, trajectory.metrics["em"]) == (-1.0, 0.0)
+
+
+QUOTING = ["<think> a query goes into <search> x</search>", " need it</think><search> director of Bemi</search>"]
+
+
+def test_a_stop_text_that_a_thought_quotes_ends_no_action(random_policy):
+    (trajectory,), engine = play(random_policy, [*QUOTING, ANSWER])
+    assert trajectory.stop is StopReason.ANSWERED and trajectory.outcome == 1.0
+    assert trajectory.turns[0].action_text == "".join(QUOTING)
+    assert trajectory.turns[0].observation_text == f"<result> {PASSAGES[0]}</result>"
+    key = (*KEY, 0, 0)
+    assert list(engine.sampled) == [(*key, 0), (*key, 0, 1), (*key, 1)]  # other noise for each part
+    assert engine.read[(*key, 0, 1)] == ()
+    assert engine.limits[(*key, 0, 1)] == ROOMY["max_action_tokens"] - len(encode(random_policy, QUOTING[0]))
+
+
+def test_a_thought_that_quotes_and_never_ends_is_cut(random_policy):
+    cut = len(encode(random_policy, QUOTING[0]))
+    (trajectory,), _ = play(random_policy, [QUOTING[0]], max_action_tokens=cut)
+    assert (trajectory.stop, trajectory.metrics["format"]) == (StopReason.MAX_TOKENS, 0.0)
 
 
 @pytest.mark.parametrize("room", [0, 1, 3])
@@ -187,7 +213,7 @@ ACTIONS = st.lists(PIECES, min_size=1, max_size=3).map("".join)
 def test_the_trained_row_is_what_the_policy_read_and_sampled(random_policy, scripts, budget):
     trajectories, engine = play(
         random_policy,
-        lambda key: scripts[2 * key[-2] + key[-1]],
+        lambda key: scripts[2 * key[-2] + key[-1]] * 20,
         [(0, TASK), (1, TASK)],
         group_size=2,
         max_response_tokens=budget,
@@ -196,7 +222,7 @@ def test_the_trained_row_is_what_the_policy_read_and_sampled(random_policy, scri
     batch = collate(trajectories, random_policy.pad_id)
     for row, trajectory in enumerate(trajectories):
         key = (*KEY, trajectory.group, trajectory.sample)
-        completions = [engine.sampled[(*key, turn)] for turn in range(len(trajectory.turns))]
+        completions = [engine.action((*key, turn)) for turn in range(len(trajectory.turns))]
         assert [turn.action_ids for turn in trajectory.turns] == [c.ids for c in completions]
         assert [turn.action_logprobs for turn in trajectory.turns] == [c.logprobs for c in completions]
         ids, turn_ids = list(trajectory.prompt_ids), [-1] * len(trajectory.prompt_ids)

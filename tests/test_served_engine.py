@@ -214,7 +214,11 @@ def test_of_two_ranks_one_pushes_and_both_sample_from_what_it_pushed(tmp_path):
 # ---- Failures --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [500, 503, "drop"])
+GATEWAY = [b"<html>Bad gateway</html>", b'{"choices": [{"token_i', b'{"error": "try later"}']
+"""What stands in a server's place says, with status 200."""
+
+
+@pytest.mark.parametrize("fault", [500, 503, 408, 429, "drop", *GATEWAY])
 def test_a_failed_request_is_sent_again(policy, engine, server, fault):
     expected = greedy_episodes(policy, engine)
     server.faults = [fault] * 3

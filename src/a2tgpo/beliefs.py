@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedTokenizerBase
 
 from a2tgpo.batch import context_states
+from a2tgpo.chat import END_THINK, THINK, opened_thought
 from a2tgpo.policies.policy import Policy
 from a2tgpo.trajectory import Trajectory
 
@@ -72,6 +73,15 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, wrapper: tupl
     return EncodedAnswer(tuple(encoded.input_ids[: span[-1] + 1]), span[0])
 
 
+def continued(wrapper: tuple[str, str], opened: str) -> tuple[str, str]:
+    """`wrapper` where the chat template has `opened` a thought: it goes on with that one, or closes it first."""
+    before, after = wrapper
+    if not opened:
+        return wrapper
+    own = before.lstrip()
+    return (own.removeprefix(THINK).lstrip() if own.startswith(THINK) else f"{END_THINK}\n\n{before}"), after
+
+
 def plan_beliefs(
     trajectories: Sequence[Trajectory],
     tokenizer: PreTrainedTokenizerBase,
@@ -86,7 +96,7 @@ def plan_beliefs(
     turns = max(len(t.turns) for t in trajectories)
     aliases = max(len(t.task.answers[:max_aliases]) for t in trajectories)
     index = torch.full((len(trajectories), turns + 1, aliases), -1)
-    encoded: dict[str, EncodedAnswer] = {}
+    encoded: dict[tuple[str, str], EncodedAnswer] = {}
     known: dict[tuple[int, int], int] = {}
     questions: list[Question] = []
     for row, trajectory in enumerate(trajectories):
@@ -96,14 +106,16 @@ def plan_beliefs(
                 f"task {trajectory.task.task_id}: it has no accepted answer, so its turns have no information gain; "
                 "expected an answer, or model/signal=none"
             )
-        for alias, answer in enumerate(answers):
-            if answer not in encoded:
-                encoded[answer] = encode_answer(tokenizer, answer, wrapper)
-            for state, context in enumerate(trajectory.context_lengths):
+        token_ids = trajectory.token_ids
+        for state, context in enumerate(trajectory.context_lengths):
+            opened = opened_thought(tokenizer, token_ids[:context])
+            for alias, answer in enumerate(answers):
+                if (answer, opened) not in encoded:
+                    encoded[answer, opened] = encode_answer(tokenizer, answer, continued(wrapper, opened))
                 key = (states[row][state], alias)
                 if key not in known:
                     known[key] = len(questions)
-                    questions.append(Question(row, context, encoded[answer]))
+                    questions.append(Question(row, context, encoded[answer, opened]))
                 index[row, state, alias] = known[key]
     return BeliefPlan(questions, index)
 

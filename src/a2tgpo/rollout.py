@@ -4,10 +4,10 @@ is what will be trained on; a tool result is encoded once, on its own, and appen
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from a2tgpo.chat import encode_observation, encode_prompt
-from a2tgpo.interfaces import Engine, Environment, Sampling, StepResult
+from a2tgpo.chat import encode_observation, encode_prompt, only_quoted, opened_thought
+from a2tgpo.interfaces import Completion, Engine, Environment, Sampling, StepResult
 from a2tgpo.policies.policy import Policy
 from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
 
@@ -118,18 +118,34 @@ class Episode:
         outcome, metrics = environment.finish(stop)
         return Trajectory(self.task, self.group, self.sample, self.prompt_ids, tuple(turns), outcome, stop, metrics)
 
+    async def _act(self, new_ids: Sequence[int], opened: str, sampling: Sampling) -> Completion:
+        """One action. A stop text that a thought only quotes does not end it: sampling goes on behind it."""
+        action = part = await self.rollout.engine.extend(self.session, new_ids, sampling)
+        parts = 1
+        while part.finish == "stop" and only_quoted(sampling.stop_texts, opened + self.policy.decode(action.ids)):
+            left = sampling.max_tokens - len(action.ids)
+            if left == 0:
+                return replace(action, finish="length")
+            further = replace(sampling, max_tokens=left, key=(*sampling.key, parts))
+            part = await self.rollout.engine.extend(self.session, (), further)
+            action = Completion(action.ids + part.ids, action.logprobs + part.logprobs, part.finish)
+            parts += 1
+        return action
+
     async def _turn(
         self, environment: Environment, new_ids: Sequence[int], left: int, index: int, greedy: bool
     ) -> tuple[Turn, StopReason | None]:
-        max_tokens = min(self.rollout.max_action_tokens, left)
-        sampling = Sampling(max_tokens, environment.stop_texts, greedy, (*self.key, index))
-        action = await self.rollout.engine.extend(self.session, new_ids, sampling)
+        opened = opened_thought(self.policy.tokenizer, new_ids or self.prompt_ids)
+        sampling = Sampling(
+            min(self.rollout.max_action_tokens, left), environment.stop_texts, greedy, (*self.key, index)
+        )
+        action = await self._act(new_ids, opened, sampling)
         text = self.policy.decode(action.ids)
         if action.finish == "length":
             result = StepResult(stop=StopReason.MAX_TOKENS)
         else:
             loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(_STEP_THREADS, environment.step, text)
+            result = await loop.run_in_executor(_STEP_THREADS, environment.step, opened + text)
         closed = not self.policy.end_ids.isdisjoint(action.ids[-1:])
         observation_ids = encode_observation(self.policy, result.observation, closed) if result.observation else ()
         if result.stop is None and not observation_ids:

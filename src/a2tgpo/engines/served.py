@@ -145,6 +145,8 @@ class ServedEngine:
         self._make_sure()
         try:
             answer = self.server.post("/v1/completions", {"model": self._served.model, **body})
+            if not isinstance(answer, dict) or not answer.get("choices"):  # a gateway speaks in the server's place
+                raise Unavailable(f"no completion: {str(answer)[:300]}")
             return self._read(answer["choices"][0])
         except Unavailable:
             self._in_doubt = True

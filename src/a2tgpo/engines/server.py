@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 FIRST_DELAY, LONGEST_DELAY = 0.25, 8.0
 """Seconds between two tries: doubled from the first to the longest."""
 
+BUSY = (408, 429)
+"""Client errors that mean: later."""
+
 
 class Unavailable(ValueError):
     """The server did not answer, or could not: the same request may succeed later."""
@@ -56,16 +59,19 @@ class Server:
         try:
             connection.request(method, parts.path.rstrip("/") + path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            status, text = response.status, response.read().decode()
+            status, text = response.status, response.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"{path}: {error or type(error).__name__}") from error
         finally:
             connection.close()
-        if status >= 500:
+        if status >= 500 or status in BUSY:
             raise Unavailable(f"{path}: status {status}, {text[:300]}", status)
         if status >= 400:
             raise Refused(f"data.engine.url={self.url}: {path} was refused with status {status}: {text[:500]}", status)
-        return json.loads(text) if text.startswith(("{", "[")) else text
+        try:
+            return json.loads(text) if text.startswith(("{", "[")) else text
+        except ValueError as error:
+            raise Unavailable(f"{path}: an answer that is cut off: {text[:300]}") from error
 
 
 class Patience:

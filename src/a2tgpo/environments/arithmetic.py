@@ -8,6 +8,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable
+from decimal import Context, Decimal
 from fractions import Fraction
 
 MAX_CHARACTERS = 200
@@ -18,7 +19,8 @@ SHOWN_DIGITS = 12
 
 _LIMIT = 10**MAX_DIGITS
 _ALLOWED = re.compile(r"[0-9.+\-*/%() ]")
-_NUMBER = re.compile(r"-?[0-9]{1,100}(\.[0-9]{1,100})?")
+_NUMBER = re.compile(r"(-?)\$?([0-9]{1,100}(?:\.[0-9]{1,100})?|\.[0-9]{1,100})")
+_ROUNDED = Context(prec=SHOWN_DIGITS)
 
 
 class ExpressionError(ValueError):
@@ -90,7 +92,8 @@ def write_number(value: Fraction) -> str:
     """`value` as a decimal: exact where its decimals end within `SHOWN_DIGITS` places, else rounded."""
     scaled = value * 10**SHOWN_DIGITS
     if scaled.denominator != 1:
-        return f"{float(value):.{SHOWN_DIGITS}g}"
+        rounded = _ROUNDED.divide(Decimal(value.numerator), Decimal(value.denominator))
+        return f"{rounded:f}"  # never 1e15, which is no expression
     whole, places = divmod(abs(scaled.numerator), 10**SHOWN_DIGITS)
     sign = "-" if value < 0 else ""
     return f"{sign}{whole}.{places:0{SHOWN_DIGITS}d}".rstrip("0").rstrip(".")
@@ -98,5 +101,5 @@ def write_number(value: Fraction) -> str:
 
 def read_number(text: str) -> Fraction | None:
     """The number that `text` is, or None: a currency sign, commas and a final full stop do not matter."""
-    plain = text.strip().removeprefix("$").removesuffix(".").replace(",", "")
-    return Fraction(plain) if _NUMBER.fullmatch(plain) else None
+    number = _NUMBER.fullmatch(text.strip().removesuffix(".").replace(",", ""))
+    return Fraction(number[1] + number[2]) if number else None

@@ -63,15 +63,19 @@ class Batcher:
         return batch, True
 
     def _search(self, batch: list[_Request]) -> None:
-        """The best of each query do not depend on how many are asked for, so the largest `topk` serves all."""
+        """The best of each query do not depend on how many are asked for, so the largest `topk` serves all. After a
+        failure each request is tried alone, so that a bad query fails nobody but the one who asked."""
         queries = [query for request in batch for query in request.queries]
         try:
             found = self._retriever.search_many(queries, max(request.topk for request in batch))
             if len(found) != len(queries):
                 raise ValueError(f"data.retriever: {len(found)} results for {len(queries)} queries; expected one each")
         except Exception as error:  # raised again where each answer is waited for
-            for request in batch:
-                request.answer.set_exception(error)
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+            else:
+                for request in batch:
+                    self._search([request])
             return
         results = iter(found)
         for request in batch:

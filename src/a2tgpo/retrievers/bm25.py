@@ -7,8 +7,13 @@ from functools import lru_cache
 import bm25s
 import numpy as np
 from bm25s.tokenization import Tokenized
+from jaxtyping import Float
+from numpy import ndarray
 
 from a2tgpo.interfaces import EmptyCorpus
+
+BLOCK = 1024
+"""Scores of which `threshold` looks at the best alone."""
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG when imported
 
@@ -53,7 +58,19 @@ def best(index: bm25s.BM25, query: str, topk: int) -> list[tuple[int, float]]:
     if not known:
         return []
     scores = index.get_scores(known)
-    topk = min(topk, len(scores))
-    candidates = np.flatnonzero((scores >= np.partition(scores, -topk)[-topk]) & (scores > 0))
+    candidates = np.flatnonzero(scores >= threshold(scores, topk))
     ranked = candidates[np.argsort(-scores[candidates], kind="stable")][:topk]
     return [(int(position), float(scores[position])) for position in ranked]
+
+
+def threshold(scores: Float[ndarray, " N"], topk: int) -> float:
+    """A positive bound that few scores reach besides the best `topk`: the `topk`-th best maximum of a block.
+
+    Over millions of scores one pass of maxima takes less than half the time of finding the `topk`-th best of them.
+    """
+    least = float(np.finfo(scores.dtype).tiny)
+    blocks = len(scores) // BLOCK
+    if blocks < topk:
+        return least
+    maxima = scores[: blocks * BLOCK].reshape(blocks, BLOCK).max(axis=1)
+    return max(least, float(np.partition(maxima, -topk)[-topk]))

@@ -1,6 +1,5 @@
 """Retrieval from a server: the client of `POST /retrieve`, in either dialect."""
 
-import json
 import random
 import time
 from functools import lru_cache
@@ -9,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from a2tgpo.json_lines import read_json
 from a2tgpo.retrievers.passages import read_contents
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0
@@ -115,7 +115,7 @@ class HttpRetriever:
     def _read(self, body: bytes) -> tuple[str, ...]:
         """The passages of an answer, of a server that puts scores beside its documents or leaves them out."""
         try:
-            (found,) = json.loads(body)["result"]
+            (found,) = read_json(body)["result"]
             if not isinstance(found, list):
                 raise TypeError(f"{found!r} is no list")
             return tuple(read_contents(_document(item)) for item in found)

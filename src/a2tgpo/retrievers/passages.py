@@ -36,14 +36,16 @@ def read_document(record: Any) -> tuple[str, str]:
 
 
 def read_contents(record: Any) -> str:
-    """The contents of one document: `contents`, or `title` and `text`, joined as `"title"`, newline, text.
+    """The contents of one document: `contents`, or `title` and `text`, joined as `"title"`, newline, text; the text
+    alone where the title is empty or missing.
 
     Raises ValueError naming the field that is missing or wrong.
     """
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, found {type(record).__name__}")
     if "contents" not in record and "text" in record:
-        return f'"{_text(record, "title")}"\n{_text(record, "text")}'
+        text = _text(record, "text")
+        return text if record.get("title") in (None, "") else f'"{_text(record, "title")}"\n{text}'
     return _text(record, "contents")
 
 

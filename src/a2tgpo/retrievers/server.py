@@ -12,6 +12,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from a2tgpo.json_lines import read_json
 from a2tgpo.retrievers.batching import Batcher
 from a2tgpo.retrievers.passages import Passage, PassageRetriever
 
@@ -34,7 +35,7 @@ class SearchRequest:
     def parse(cls, body: bytes, default_topk: int) -> "SearchRequest":
         """Raises ValueError saying what was expected of which field."""
         try:
-            fields = json.loads(body)
+            fields = read_json(body)
         except ValueError as error:
             raise ValueError(f"expected a JSON object in UTF-8: {error}") from error
         if not isinstance(fields, dict) or ("queries" in fields) == ("query" in fields):
@@ -98,6 +99,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"})
         result = [[_written(passage, request.return_scores) for passage in passages] for passages in found]
         self._answer(HTTPStatus.OK, {"result": result})
+
+    def handle_expect_100(self) -> bool:
+        """The go-ahead leaves at once: the client waits for it with the body."""
+        granted = super().handle_expect_100()
+        self.wfile.flush()
+        return granted
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Errors are JSON too. What was not read of the request cannot be passed over, so the connection ends."""

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from datasets import Dataset
-
 from a2tgpo.tasks.question_rows import Layout
 from a2tgpo.tasks.question_sources import open_sources
 from a2tgpo.trajectory import Split, Task
@@ -18,7 +16,7 @@ class QuestionFile(Sequence[Task]):
     """The first `total` questions of one file; a row is read and checked when it is asked for."""
 
     layout: Layout
-    rows: Dataset | list[dict]
+    rows: Sequence[dict]
     total: int
 
     def __len__(self) -> int:

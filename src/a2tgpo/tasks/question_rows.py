@@ -74,7 +74,7 @@ class Layout:
     def _question(self, row: Mapping[str, object], index: int) -> str:
         extra = row.get("extra_info")
         if "question" in self.columns:
-            column, text = "question", row["question"]
+            column, text = "question", row.get("question")
         elif isinstance(extra, Mapping) and extra.get("question") is not None:
             column, text = "extra_info.question", extra["question"]
         else:

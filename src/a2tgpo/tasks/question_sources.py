@@ -2,20 +2,23 @@
 
 import glob
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
+from a2tgpo.json_lines import JsonLines, lines, read_json
 from a2tgpo.trajectory import Split
 
 datasets.disable_progress_bars()  # also when standard error is read for its one line of error
 datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said once, in the ValueError
 
-READERS = {".parquet": "parquet", ".jsonl": "json"}
+SUFFIXES = (".parquet", ".jsonl")
 HUB_SPLITS = {Split.TRAIN: "train", Split.VALIDATION: "validation", Split.TEST: "test"}
 _HUB_ID = re.compile(r"(?P<path>[\w.-]+/[\w.-]+?)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
 
@@ -27,14 +30,15 @@ class Source:
     source: str
     name: str
     columns: Sequence[str]
-    rows: Dataset | list[dict]
+    rows: Sequence[dict]
 
 
 def open_sources(key: str, entry: str, split: Split, limit: int | None) -> Iterator[Source]:
     """What `entry` names: a file, a pattern of files, or a hub id `owner/name[:config][@split]`.
 
-    Files are memory-mapped Arrow; a hub id under a `limit` is streamed, so only its first rows are fetched. The split
-    of a hub id defaults to the one named like `split` (`val` is the hub's `validation`).
+    Files are memory-mapped: parquet as Arrow, jsonl line by line, since its rows need not be of one type. Under a
+    `limit` no more rows of a jsonl file are looked at, and a hub id is streamed, so only its first rows are fetched.
+    The split of a hub id defaults to the one named like `split` (`val` is the hub's `validation`).
     Raises ValueError that starts with `key=entry` where there is nothing, or nothing readable.
     """
     label = f"{key}={entry}"
@@ -42,9 +46,8 @@ def open_sources(key: str, entry: str, split: Split, limit: int | None) -> Itera
     hub = _HUB_ID.fullmatch(entry)
     if paths:
         for path in paths:
-            rows = _load(f"{key}={path}", READERS[path.suffix], data_files=str(path), split="train")
-            yield Source(str(path), path.stem, rows.column_names, rows)
-    elif hub is None or Path(entry).suffix in READERS or Path(entry).is_file():
+            yield (_open_lines if path.suffix == ".jsonl" else _open_parquet)(f"{key}={path}", path, limit)
+    elif hub is None or Path(entry).suffix in SUFFIXES or Path(entry).is_file():
         raise ValueError(
             f"{label}: no such .parquet or .jsonl file; expected one, a pattern of them, "
             "or a hub id owner/name[:config][@split]"
@@ -57,10 +60,31 @@ def open_sources(key: str, entry: str, split: Split, limit: int | None) -> Itera
 
 def _files(label: str, entry: str) -> list[Path]:
     names = [entry] if Path(entry).is_file() else sorted(glob.glob(entry, recursive=True))
-    paths = [Path(name).resolve() for name in names if Path(name).is_file() and Path(name).suffix in READERS]
+    paths = [Path(name).resolve() for name in names if Path(name).is_file() and Path(name).suffix in SUFFIXES]
     if len({path.suffix for path in paths}) > 1:
         raise ValueError(f"{label}: matches {', '.join(path.name for path in paths)}; expected files of one format")
     return paths
+
+
+def _open_lines(label: str, path: Path, limit: int | None) -> Source:
+    starts, columns = array("q"), dict[str, None]()
+    for number, start, line in islice(lines(path), limit):
+        try:
+            row = read_json(line)
+        except ValueError as error:
+            raise ValueError(f"{label}: line {number}: expected one JSON object in UTF-8: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{label}: line {number}: expected one JSON object, found {type(row).__name__}")
+        starts.append(start)
+        columns |= dict.fromkeys(row)
+    if not starts:
+        raise ValueError(f"{label}: no rows; expected at least one question")
+    return Source(str(path), path.stem, list(columns), JsonLines(path, starts))
+
+
+def _open_parquet(label: str, path: Path, limit: int | None) -> Source:
+    rows = _load(label, "parquet", data_files=glob.escape(str(path)), split="train")
+    return Source(str(path), path.stem, rows.column_names, rows)
 
 
 def _from_hub(label: str, hub: re.Match[str], split: Split, limit: int | None) -> Dataset | list[dict]:
@@ -72,8 +96,6 @@ def _from_hub(label: str, hub: re.Match[str], split: Split, limit: int | None) -
 def _load(label: str, *arguments: str | None, **options: object) -> Dataset:
     try:
         return load_dataset(*arguments, **options)
-    except StopIteration as error:  # how the json reader meets a file without lines
-        raise ValueError(f"{label}: no rows; expected at least one question") from error
     except (OSError, ValueError, DatasetsError) as error:
         reason = error.__cause__ or error
         raise ValueError(f"{label}: cannot be read: {reason}; expected parquet, jsonl or a hub data set") from error

@@ -1,6 +1,5 @@
 """Native tool calls of chat models: `<tool_call>{json}</tool_call>`, as Qwen and Hermes write them."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +8,11 @@ from typing import Any
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
+from a2tgpo.json_lines import read_json
 
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,13 @@ class ToolCalls:
         return Chat((*system, user), tuple(map(schema, tools)), self.template)
 
     def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
-        """All calls of the message, or its answer where it has none. None where a thought or a call does not end, a
-        call is no JSON object with a known `name` and its `arguments`, or the answer is blank."""
-        said = text.rpartition("</think>")[2]
+        """All calls of the message, or its answer where it has none; thoughts are left out. None where a thought or a
+        call does not begin or end, a call is no JSON object with a known `name` and its `arguments`, or the answer is
+        blank."""
+        said = _THOUGHT.sub("", text)
         calls = [_call(body, tools) for body in _CALL.findall(said)]
         rest = _CALL.sub("", said)
-        if None in calls or any(tag in rest for tag in ("<think>", "<tool_call>", "</tool_call>")):
+        if None in calls or any(tag in rest for tag in _TAGS):
             return None
         return Action(tuple(calls)) if calls else written_answer(self.answer_pattern, rest)
 
@@ -69,8 +72,8 @@ def schema(tool: Tool) -> dict[str, Any]:
 
 def _call(body: str, tools: Sequence[Tool]) -> ToolCall | None:
     try:
-        call = json.loads(body)
-    except json.JSONDecodeError:
+        call = read_json(body.encode())
+    except ValueError:
         return None
     if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
         return None

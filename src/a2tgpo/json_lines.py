@@ -1,0 +1,49 @@
+"""JSON from outside: one value, and files of one object a line that stay on disk."""
+
+import json
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def read_json(data: bytes) -> Any:
+    """The value of `data`. Half a surrogate pair, which no tokenizer takes, becomes a question mark.
+
+    Raises ValueError where it is not JSON in UTF-8, or nested too deep to read.
+    """
+    text = data.decode("utf-8-sig")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if "\\ud" in text.lower():
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
+
+
+def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number (from 1), byte offset and bytes of each line that is not blank."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, start, line
+            start += len(line)
+
+
+class JsonLines(Sequence[Any]):
+    """The values of a file's lines, which begin at the byte offsets `starts`; none is held in memory."""
+
+    def __init__(self, path: Path, starts: Sequence[int]) -> None:
+        self._starts = starts
+        with path.open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Any:
+        start = int(self._starts[index])
+        end = self._bytes.find(b"\n", start)
+        return read_json(self._bytes[start : end if end >= 0 else len(self._bytes)])
