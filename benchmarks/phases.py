@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    settle(threads=1)
+    settle(threads=1, keep_memory=True)
     data, learner = load()
     policy, budget = learner.policy, learner.micro_batch_tokens
     meter = Meter(policy.model)

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from a2tgpo.benchmarks_table import print_table
-from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move, precision_context
-from a2tgpo.process import settle
+from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move
+from a2tgpo.process import precision_context, settle
 from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.trajectory import Split
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values
@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
     """Build data and policy, play, say what came out."""
     with one_line_errors():
         require_values(config)
-        settle(config.threads)
+        settle(config.threads, keep_memory=config.device == "cpu")
         data = instantiate(config.data.module, _convert_="all")
         policy = instantiate(config.model.policy, _convert_="all")
         if config.ckpt_path is not None:

@@ -25,7 +25,7 @@ def train(config: DictConfig) -> None:
     """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
     with one_line_errors():
         require_values(config)
-        settle(config.threads)
+        settle(config.threads, keep_memory=config.trainer.accelerator == "cpu")
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         run_dir = Path(config.paths.output_dir)
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
 from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
-settle(threads=1)
+settle(threads=1, keep_memory=True)
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
 

@@ -66,7 +66,7 @@ def test_memory_by_hand():
         "gradients": 400,
         "optimizer": 800,
         "rollout": 2 * 6 * 12 * (2 * 2 * 2 * 2 * 2),  # sessions × positions × (k, v × layers × heads × size 2 × bytes)
-        "update": (2 + 34) * 20 * 8 * 2 + 3 * 20 * 10 * 4,
+        "update": (2 + 34) * 20 * 8 * 2 + 5.5 * 20 * 10 * 4,
     }
     assert peak(used) == 400 + 200 + 400 + 400 + 800 + max(used["rollout"], used["update"])
 

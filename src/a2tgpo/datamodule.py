@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from a2tgpo.batch import RolloutBatch
 from a2tgpo.interfaces import Engine, Environment, Learner, Tasks
 from a2tgpo.parallel import share, world
+from a2tgpo.process import precision_context
 from a2tgpo.rollout import EVALUATION_NOISE, TRAINING_NOISE, Rollout
 from a2tgpo.trajectory import Split, Task, Trajectory
 
@@ -110,8 +111,11 @@ class RolloutDataModule(LightningDataModule):
         return self.mini_batches(batch)
 
     def precision(self) -> AbstractContextManager:
-        """The precision of the training step, for sampling and scoring too: the first ratio after them must be 1."""
-        return self.trainer.precision_plugin.forward_context()
+        """The precision of the training step, for sampling and scoring too: the first ratio after them must be 1.
+
+        The trainer's own context would cast every weight again for every token.
+        """
+        return precision_context(self.trainer.strategy.root_device, self.trainer.precision)
 
     def draw_tasks(self, iteration: int) -> list[Task]:
         """The prompts of an iteration: the next ones of an endless walk over reshuffled training tasks."""

@@ -28,7 +28,7 @@ def load_weights(policy: Policy, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"ckpt_path={path}: no such file; expected a checkpoint written by src/train.py")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
     except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
         raise ValueError(f"ckpt_path={path}: not a checkpoint; expected one written by src/train.py") from error
     weights = {name.removeprefix("model."): tensor for name, tensor in state.items()}
@@ -41,13 +41,6 @@ def move(policy: Policy, device: str) -> None:
         policy.model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device}: not available here; expected cpu or a present accelerator") from error
-
-
-def precision_context(device: str, precision: str) -> torch.autocast:
-    """What training with this `precision` validates in. Raises ValueError for any that training does not know."""
-    if precision not in ("32-true", "bf16-mixed"):
-        raise ValueError(f"precision={precision}: expected 32-true or bf16-mixed")
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -138,7 +138,7 @@ class A2TGPOModule(LightningModule):
             micro_batches = self.micro_batches(mini_batch)
             self.meter.tokens.update(diagnostics.token_positions(mini_batch.lengths.tolist(), micro_batches))
             optimizer = self.optimizers()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=False)  # gradients stay where DDP sums them up, and are held once
             total, max_log_ratio = 0.0, 0.0
             for i, rows in enumerate(micro_batches):
                 with optimizer.toggle_model(sync_grad=i == len(micro_batches) - 1):

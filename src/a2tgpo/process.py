@@ -8,14 +8,27 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
-def settle(threads: int) -> None:
-    """Use `threads` CPU threads, and keep freed memory instead of handing it back to the kernel at every step.
+def settle(threads: int, keep_memory: bool) -> None:
+    """Use `threads` CPU threads; `keep_memory` keeps freed memory instead of handing it back at every step.
 
-    glibc returns big blocks at once; with small models on the CPU half of the time would go into page faults.
+    glibc returns big blocks at once; with small models on the CPU half of the time would go into page faults. A large
+    model on a GPU would only leave its host copies behind.
+    Attention on a GPU goes without cuDNN, which plans anew for every size: sampling has another one at every token.
     """
     torch.set_num_threads(threads)
-    if sys.platform == "linux":
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if keep_memory and sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 2**28)
+
+
+def precision_context(device: str | torch.device, precision: str) -> torch.autocast:
+    """What training with this `precision` computes in; each weight is cast once for as long as the context lasts.
+
+    Raises ValueError for any precision that training does not know.
+    """
+    if precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(f"precision={precision}: expected 32-true or bf16-mixed")
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16-mixed")

@@ -11,8 +11,8 @@ ADAM_BYTES = 8
 """Two float32 moments a trained parameter."""
 ACTIVATION_COPIES = 34
 """Hidden states that a layer keeps for its backward pass, in units of tokens × hidden size, without checkpointing."""
-LOGIT_COPIES = 3
-"""Logits in float32, their softmax and its gradient."""
+LOGIT_COPIES = 5.5
+"""Logits in bf16 and in float32, their softmax and gradients: what a backward pass was measured to hold at once."""
 
 
 @dataclass(frozen=True)

@@ -32,4 +32,4 @@ class RngState(Callback):
         name, keys, *rest = state_dict["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         if "cuda" in state_dict and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state_dict["cuda"])
+            torch.cuda.set_rng_state_all(state_dict["cuda"][: torch.cuda.device_count()])  # there may be fewer now

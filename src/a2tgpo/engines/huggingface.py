@@ -102,7 +102,7 @@ class HuggingFaceEngine:
                 raise ValueError("a batch of sessions is either all greedy or all sampled; play them apart")
             self._run(rows)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode autocast would not keep its casts of the weights
     def _run(self, rows: list[Row]) -> None:
         with evaluation_mode(self._policy.model):
             self._read_prompts([row.session for row in rows])

@@ -65,10 +65,12 @@ class Policy:
 
         Eager attention adds a mask and would misread booleans. Raises ValueError for layers that take no mask.
         """
-        distance = positions[:, None, :, None] - key_positions[:, None, None, :]
+        near = {
+            window: positions[:, None, :, None] - key_positions[:, None, None, :] < window
+            for window in set(self._windows.values()) - {None}
+        }
         forms = {
-            kind: self._form(mask if window is None else mask & (distance < window))
-            for kind, window in self._windows.items()
+            kind: self._form(mask if window is None else mask & near[window]) for kind, window in self._windows.items()
         }
         return forms if len(forms) > 1 else next(iter(forms.values()))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from a2tgpo.engines.pushers.weights import Served, description, require_whole_model
+from a2tgpo.engines.pushers.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.engines.server import Server, Unavailable
 from a2tgpo.parallel import world
 from a2tgpo.policies.policy import Policy
@@ -33,26 +33,30 @@ class IpcPush:
     """
 
     def __init__(self) -> None:
-        self._weights: dict[str, Tensor] = {}
+        self._policy: Policy | None = None
 
     def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
-        """Keep hold of the weights. Raises ValueError where they cannot be shared with the server."""
+        """Remember the policy: its weights are read when the server asks, since the trainer may move them until then.
+
+        Raises ValueError where they cannot be shared with the server.
+        """
         require_whole_model(policy, "ipc")
         if policy.device.type != "cuda" or world()[1] > 1:
             raise ValueError(
                 f"data/engine/pusher=ipc: the policy is on {policy.device} in {world()[1]} processes; expected one "
                 "process, on the GPU of the server"
             )
-        self._weights = {name: weight.detach().contiguous() for name, weight in weights.items()}
+        self._policy = policy
         return Served(base, f"ipc-{uuid4().hex[:12]}")
 
     def load(self, server: Server, served: Served) -> None:
         """Have the server copy the weights unless it has them."""
         if server.get("/weight_info")["weight_version"] == served.version:
             return
-        device = next(iter(self._weights.values())).device
+        device = self._policy.device
+        weights = {name: weight.detach().contiguous() for name, weight in whole_weights(self._policy).items()}
         torch.cuda.synchronize(device)
-        info = update_info(self._weights, str(torch.cuda.get_device_properties(device).uuid))
+        info = update_info(weights, str(torch.cuda.get_device_properties(device).uuid))
         server.post("/init_weight_transfer_engine", {"init_info": {"packed": False}})
         server.post("/start_weight_update", {})
         server.post("/update_weights", {"update_info": info})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.cuda import nccl
 
-from a2tgpo.engines.pushers.weights import Served, description, require_whole_model
+from a2tgpo.engines.pushers.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.engines.server import Server, Unavailable
 from a2tgpo.policies.policy import Policy
 
@@ -33,16 +33,19 @@ class NcclPush:
     """
 
     def __init__(self) -> None:
-        self._weights: dict[str, Tensor] = {}
+        self._policy: Policy | None = None
         self._link: Any = None
         self._sent: str | None = None
 
     def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
-        """Keep hold of the weights. Raises ValueError where NCCL cannot send them."""
+        """Remember the policy: its weights are read when they are sent, since the trainer may move them until then.
+
+        Raises ValueError where NCCL cannot send them.
+        """
         require_whole_model(policy, "nccl")
         if policy.device.type != "cuda":
             raise ValueError(f"data/engine/pusher=nccl: the policy is on {policy.device}; expected a GPU")
-        self._weights = {name: weight.detach().contiguous() for name, weight in weights.items()}
+        self._policy = policy
         return Served(base, f"nccl-{uuid4().hex[:12]}")
 
     def load(self, server: Server, served: Served) -> None:
@@ -50,13 +53,19 @@ class NcclPush:
         version = server.get("/weight_info")["weight_version"]
         if version == served.version:
             return
-        if not self._weights:
+        if self._policy is None:
             raise Unavailable("/weight_info: the first rank has yet to send the weights")
         if version != self._sent:
             self._connect(server)
         self._sent = None  # whatever fails from here on, the next try joins anew
         server.post("/start_weight_update", {})
-        self._meet(self._broadcast, server, "/update_weights", {"update_info": description(self._weights)})
+        weights = whole_weights(self._policy)
+
+        def broadcast(device: torch.device) -> None:
+            for weight in weights.values():
+                nccl.broadcast([weight.detach().contiguous()], root=0, comms=[self._link])
+
+        self._meet(broadcast, server, "/update_weights", {"update_info": description(weights)})
         server.post("/finish_weight_update", {})
         if not server.post("/reset_prefix_cache", {})["success"]:
             raise Unavailable("/reset_prefix_cache: requests are under way")
@@ -75,22 +84,22 @@ class NcclPush:
 
         self._meet(join, server, "/init_weight_transfer_engine", {"init_info": info})
 
-    def _broadcast(self, device: torch.device) -> None:
-        for weight in self._weights.values():
-            nccl.broadcast([weight], root=0, comms=[self._link])
-
     def _meet(self, ours: Callable[[torch.device], None], server: Server, path: str, body: dict[str, Any]) -> None:
         """Our part and the server's at once: they wait for each other inside NCCL.
 
-        Ours runs in a thread that nobody has to wait for, so that a server that fails cannot hold up the trainer.
+        Ours runs in a thread and on a stream that nobody has to wait for, so that a server that fails cannot hold up
+        the trainer.
         """
-        device, failures = next(iter(self._weights.values())).device, []
+        device, failures = self._policy.device, []
+        torch.cuda.synchronize(device)  # the weights are complete
 
         def run() -> None:
             try:
                 torch.cuda.set_device(device)
-                ours(device)
-                torch.cuda.synchronize(device)
+                stream = torch.cuda.Stream(device)
+                with torch.cuda.stream(stream):
+                    ours(device)
+                stream.synchronize()
             except RuntimeError as error:
                 failures.append(error)
 

@@ -1,0 +1,28 @@
+"""Checkpoint files of any size: written beside their place, then moved to it, and mapped when they are read."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+
+class CheckpointFile(TorchCheckpointIO):
+    """Lightning's own would collect the file in memory first, then in the machine's temporary folder, and read all of
+    it on every rank."""
+
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write to `<path>.part` and rename: a run that dies meanwhile keeps the file before."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        torch.save(checkpoint, part)
+        os.replace(part, path)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """The checkpoint on the CPU; tensors are read from the file as they are used."""
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
