@@ -135,6 +135,8 @@ def _tell(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(error, InstantiationException) and isinstance(cause, ValueError | FileNotFoundError):
         return str(cause)  # the project's own messages name the key
+    if isinstance(cause, MisconfigurationException) and "No supported gpu backend" in str(cause):
+        return "trainer.accelerator=gpu: no GPU is visible; expected one, or trainer=default for the CPU"
     if isinstance(error, InstantiationException) and cause is not None:
         return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
     return str(error).partition("Config search path:")[0]

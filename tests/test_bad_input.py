@@ -181,7 +181,7 @@ def test_evaluation_refuses_in_one_line(last_words, name):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_absent_accelerator_is_refused_in_one_line(last_words):
     said = last_words(train_entry_point.main, ["trainer.accelerator=gpu"])
-    assert said == "error: trainer: No supported gpu backend found!"
+    assert said == "error: trainer.accelerator=gpu: no GPU is visible; expected one, or trainer=default for the CPU"
 
 
 def test_the_trace_is_shown_to_those_who_ask(composed, policy_dir, monkeypatch):

@@ -74,6 +74,14 @@ def test_the_question_stands_in_the_prompt_as_it_is(named):
     assert text.count(question) == 1
 
 
+def test_a_call_may_have_another_tag_than_its_tool():
+    dialect = TextTags("{question}", ("<answer>", "</answer>"), call_tags={"search": "query"})
+    assert dialect.stop_texts([SEARCH]) == ("</query>", "</answer>")
+    assert dialect.parse("<query>a</query>", [SEARCH]) == Action((ToolCall("search", {"query": "a"}),))
+    assert dialect.parse("<search>a</search>", [SEARCH]) is None
+    assert dialect.observe(["<query>b</query>"], [SEARCH]) == "<result> [query]b[/query]</result>"
+
+
 def test_the_last_box_is_the_answer(composed):
     dialect = instantiate(composed("data/dialect=a_tgpo").data.dialect, _convert_="all")
     text = r"<answer> Not \boxed{Rome} but \boxed{\text{Paris}} </answer>"
@@ -85,8 +93,10 @@ TAGS = ("think", "search", "information", "answer")
 
 @given(st.lists(st.sampled_from([f"<{s}{t}>" for t in TAGS for s in ("", "/")] + ["x", " ", "<", ">"]), max_size=12))
 def test_no_result_leaves_a_tag_of_the_dialect_in_it(pieces):
-    dialect = TextTags("{question}", ("<answer>", "</answer>"), result_tag="information", result_template="{result}")
-    observation = dialect.observe(["".join(pieces)], [SEARCH])
+    tags = ("<information>", "</information>")
+    template = "{result}".join(tags)
+    dialect = TextTags("{question}", ("<answer>", "</answer>"), result_tag="information", result_template=template)
+    observation = dialect.observe(["".join(pieces)], [SEARCH]).removeprefix(tags[0]).removesuffix(tags[1])
     assert not any(f"<{s}{t}>" in observation for t in TAGS for s in ("", "/"))
 
 
@@ -118,6 +128,10 @@ REFUSED = [
     (
         lambda: ToolCalls("no slot", ("<answer>", "")),
         r"data\.dialect\.prompt_template='no slot': expected \{question\}",
+    ),
+    (
+        lambda: TextTags("{question}", ("<answer>", ""), result_tag="info"),
+        r"data\.dialect\.result_template='<result> .*': expected \{result\} inside the tag .*result_tag=info",
     ),
     (lambda: TextTags("{question}", ("", "</answer>")), r"data\.dialect\.answer_wrapper=.*: expected"),
     (lambda: ToolCalls("{question}", ("<answer>",)), r"data\.dialect\.answer_wrapper=.*: expected"),

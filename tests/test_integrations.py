@@ -115,3 +115,14 @@ def test_advantages_in_verl_are_those_of_the_equations():
     for row, own, turns in zip(advantages, mask, by_turn, strict=True):
         found = [float(part[0]) for part in row.tensor_split((own.diff().abs().nonzero()[:, 0] + 1).tolist())]
         assert found[::2][: len(turns)] == pytest.approx(turns, abs=1e-6)
+
+
+def test_a_reward_manager_that_places_no_gain_is_told_so():
+    rewards, mask, index = example()
+    last = torch.zeros_like(rewards)
+    last[range(4), [8, 5, 7, 7]] = rewards.sum(1)  # one number a sequence, on its last token
+    with pytest.raises(ValueError, match="no reward on the first token of any tool result; expected a reward manager"):
+        compute_a2tgpo_advantage(last, mask, index)
+    alone = mask[:2] * torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 0, 0])  # one turn each: nothing to place
+    advantages, _ = compute_a2tgpo_advantage(torch.eye(2, 10).flip(1), alone, index[:2])
+    assert (advantages[alone == 1] == 0).all()

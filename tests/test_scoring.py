@@ -117,6 +117,20 @@ def test_beliefs_and_gains_follow_from_the_forwards(policy, trajectories, aliase
         assert not gains[row, turns:].any()
 
 
+def test_as_many_forwards_whichever_rows_are_asked_about(policy, trajectories):
+    batch = collate(trajectories, policy.pad_id)
+    questions = plan_beliefs(trajectories, policy.tokenizer, WRAPPER, 1).questions
+    forwards = []
+    policy.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    counts, few = [], [question for question in questions if question.row == 3]
+    for asked in (questions, few):
+        forwards.clear()
+        _, answers = score(policy, batch, asked, ONE_ROW)
+        counts.append(len(forwards))
+    assert counts == [10, 10]  # two for each of five rows
+    close(answers, score(policy, batch, questions, ALL_ROWS)[1][[questions.index(question) for question in few]])
+
+
 def test_the_context_of_a_belief_ends_after_the_result(policy):
     pair = [build_trajectory(policy, [SEARCH, ANSWER], [result], sample=i) for i, result in enumerate((FOUND, NOTHING))]
     _, beliefs, _ = InformationGain()(*ask(policy, pair)[2])

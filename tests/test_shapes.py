@@ -1,5 +1,6 @@
 """The dry run of the large experiments, and the arithmetic it prints."""
 
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from a2tgpo.callbacks.sizing_report import SizingReport
 from a2tgpo.shrunk import parameter_counts
 from a2tgpo.sizing import GIB, Hardware, Plan, memory, peak, seconds, tokens
 
+README = Path(__file__).parents[1] / "README.md"
 CONFIGS = Path(__file__).parents[1] / "configs"
 LARGE = sorted(path.stem for path in (CONFIGS / "experiment").glob("*qwen*.yaml"))
 SIZES = {"qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "qwen2_5_7b": 7_615_616_512}
@@ -111,6 +113,11 @@ def test_a_large_experiment_runs_one_whole_iteration_at_small_width(composed, ca
     trainer, learner, data = dry_run(composed, name)
     assert trainer.global_step == 2 and len(learner.trajectories) == 16
     assert learner.metrics["update/first_step_max_log_ratio"] <= (1e-5 if "lora" not in name else 0.05)
+    (report,) = (callback for callback in trainer.callbacks if isinstance(callback, SizingReport))
+    parameters, trained = parameter_counts(report.architecture, report.lora)
+    gib = peak(memory(report.architecture, parameters, trained, report.plan(data.real, learner))) / GIB
+    row = re.search(rf"\| `{name}` \| ([\d.]+) B, ([\d.]+) B \| ([\d.]+) \|", README.read_text())
+    assert [float(number) for number in row.groups()] == pytest.approx([parameters / 1e9, trained / 1e9, gib], abs=0.05)
     printed = capsys.readouterr().out
     assert "parameters" in printed and "seconds at least" in printed
     assert (data.real["max_prompt_tokens"], data.real["max_response_tokens"]) == (2000, 6192)
@@ -124,4 +131,5 @@ def test_the_paper_s_settings_are_carried(composed):
     assert (model.clipper.eps_low, model.clipper.eps_high, model.clipper.beta) == (3e-3, 4e-3, 0.3)
     assert (model.optimizer.lr, model.optimizer.weight_decay, model.module.max_grad_norm) == (1e-6, 0.01, 1.0)
     assert (model.accumulator.gamma, model.combiner.alpha, model.module.kl_coef) == (1.0, 1.0, 0.0)
-    assert model.signal.gain == "prob" and "TurnGroup" in model.normalizer._target_
+    assert (model.signal.gain, model.normalizer.resolution) == ("prob", 1e-6)
+    assert model.normalizer._target_ == "a2tgpo.normalizers.turn_group.TurnGroup"

@@ -65,9 +65,9 @@ def opened_thought(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> st
 
 
 def only_quoted(stop_texts: Sequence[str], text: str) -> bool:
-    """Do all stop texts in `text` stand inside thoughts, where they end nothing?"""
+    """Does `text` hold stop texts inside thoughts, where they end nothing, and none outside?"""
     said = _THOUGHT.sub("", text)
-    return not any(stop in said for stop in stop_texts)
+    return any(stop in text for stop in stop_texts) and not any(stop in said for stop in stop_texts)
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

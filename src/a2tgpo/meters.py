@@ -11,6 +11,7 @@ from a2tgpo.batch import pack
 from a2tgpo.beliefs import Question
 from a2tgpo.diagnostics import clip_metrics, episode_metrics, token_positions
 from a2tgpo.parallel import gather, largest, mean_over_ranks
+from a2tgpo.scoring import questions_about
 from a2tgpo.trajectory import Trajectory
 
 
@@ -44,11 +45,12 @@ class IterationMeter:
     def add_scored(self, lengths: Sequence[int], questions: Sequence[Question], token_budget: int, models: int) -> None:
         """Scored trajectories, read once by each of `models`, and the answers that the policy read behind them."""
         micro_batches = pack(lengths, token_budget)
-        answers = Counter(dict.fromkeys(range(len(lengths)), 0))
-        for question in questions:
-            answers[question.row] += question.answer.n_read
-        for rows in [lengths] * models + [list(answers.values())]:
-            self.tokens.update(token_positions(rows, micro_batches))
+        answers = [0] * len(lengths)
+        for rows in micro_batches:
+            for question in questions_about(rows, questions):
+                answers[question.row] += question.answer.n_read
+        for counts in [lengths] * models + [answers]:
+            self.tokens.update(token_positions(counts, micro_batches))
 
     def add_clipped(self, counts: Tensor) -> None:
         """Clipped and all action tokens by turn index [2, T] of a micro-batch."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 def print_report(run_dir: Path, overrides: Sequence[str]) -> None:
     """Start, best and final validation EM, test EM, where everything is, and what to try next: with the `overrides` of
-    this run that say which model and data it is about."""
+    this run that say which model and data it is about. A debugging run leads to nothing."""
     summary = json.loads((run_dir / "summary.json").read_text())
     table = Table(title=f"{summary['experiment']}, seed {summary['seed']}")
     columns = {"start": "val/em/start", "best": "val/em/best", "final": "val/em/final", "test (best)": "test/em"}
@@ -20,6 +20,8 @@ def print_report(run_dir: Path, overrides: Sequence[str]) -> None:
     console = Console()
     console.print(table)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
+    if any(override.startswith("debug=") for override in overrides):
+        return
     experiment = summary["experiment"]
     same = "".join(f" {o}" for o in overrides if o.startswith(("data", "model")))
     rival = "grpo" if experiment != "grpo" else "a2tgpo"

@@ -55,6 +55,13 @@ def token_stats(
     )
 
 
+def questions_about(rows: Sequence[int], questions: Sequence[Question]) -> list[Question]:
+    """The questions about these rows; where all are about others, one that nobody asked, for as many forwards on every
+    rank."""
+    own = [question for question in questions if question.row in rows]
+    return own or [Question(rows[0], 1, question.answer) for question in questions[:1]]
+
+
 @torch.no_grad()
 def score(
     policy: Policy, batch: RolloutBatch, questions: Sequence[Question], token_budget: int
@@ -72,11 +79,12 @@ def score(
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}
             asked = [n for n, question in enumerate(questions) if question.row in place]
-            cache = DynamicCache() if asked else None
+            here = questions_about(rows, questions)
+            cache = DynamicCache() if here else None
             stats = token_stats(policy, part.input_ids, part.turn_ids, cache)
             logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()
             entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
-            if asked:
-                here = [questions[n] for n in asked]
-                answers[asked] = answer_logprobs(policy, cache, here, [place[q.row] for q in here], len(rows))
+            if here:
+                found = answer_logprobs(policy, cache, here, [place[q.row] for q in here], len(rows))
+                answers[asked] = found[: len(asked)]
     return TokenStats(logprobs, entropy), answers

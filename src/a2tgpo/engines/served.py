@@ -34,7 +34,7 @@ class ServedEngine:
         max_concurrency: int,
     ) -> None:
         if max_staleness < 0:
-            raise ValueError(f"data.engine.max_staleness={max_staleness}: expected at least 0 updates")
+            raise ValueError(f"data.engine.max_staleness={max_staleness}: expected at least 0 iterations")
         if not patience >= 0:
             raise ValueError(f"data.engine.patience={patience}: expected seconds >= 0")
         if max_concurrency < 1:
@@ -42,7 +42,7 @@ class ServedEngine:
         self.server, self.base, self.pusher = Server(url, timeout), model, pusher
         self.max_staleness, self.patience = max_staleness, patience
         self.staleness = 0
-        """Updates that the served weights lag behind the policy."""
+        """Iterations, of several optimizer steps each, that the served weights lag behind the policy."""
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="completions")
         self._policy: Policy | None = None
         self._served: Served | None = None
@@ -53,7 +53,7 @@ class ServedEngine:
     # ---- weights -----------------------------------------------------------------------------------------------------
 
     def sync(self, policy: Policy) -> None:
-        """Push the weights if they have changed more than `max_staleness` times since the last push.
+        """Push the weights if they have changed before more than `max_staleness` calls since the last push.
 
         A policy in evaluation mode is always played as it is. Every rank must ask; the first one pushes. Raises
         ValueError where the server cannot take the weights.

@@ -29,6 +29,6 @@ class PassageLayout:
 
     def _write(self, index: int, contents: str) -> str:
         title, newline, text = contents.partition("\n")
-        if not (newline and len(title) > 1 and title[0] == title[-1] == '"'):
-            title, text = '""', contents
-        return self.template.format(index=index, contents=contents, title=title[1:-1], text=text)
+        titled = newline and len(title) > 1 and title[0] == title[-1] == '"'
+        title, text = (title[1:-1], text) if titled else ("", contents)
+        return self.template.format(index=index, contents=contents, title=title, text=text)

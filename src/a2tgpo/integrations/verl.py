@@ -3,7 +3,8 @@
 verl gives an estimator the rewards of a response's tokens, the mask of its sampled tokens and the prompt of each row.
 So the gains must stand among the rewards: a reward manager puts the gain of a turn on the **first token of the tool
 result** that answers it, and the outcome on any other token (verl's own place is the last one). Beliefs are scored by
-that reward manager, with `a2tgpo.beliefs` and `a2tgpo.scoring`.
+that reward manager, with `a2tgpo.beliefs` and `a2tgpo.scoring`. It must return a reward for every token: where verl's
+agent loop asks for one number a sequence, it places that on the last token, and no gain arrives.
 
 Clip bounds are out of reach: verl's loss is given advantages but no bounds, so its own clip range holds for all turns.
 This file needs torch and jaxtyping alone, because verl pins versions of transformers that this project does not take:
@@ -43,6 +44,8 @@ def compute_a2tgpo_advantage(
 
     `index` names the prompt of each row. A turn that another turn follows has a gain; the last one has where the token
     after it holds a reward other than 0. verl's `config` is not read: `credit` holds the parameters.
+
+    Raises ValueError where there are responses of several turns, and not one gain.
     """
     turns = turn_ids(response_mask.bool())
     n_turns = int(turns.max()) + 1
@@ -53,6 +56,11 @@ def compute_a2tgpo_advantage(
     row = placed.nonzero()[:, 0]
     gain = rewards.new_zeros(len(turns), n_turns)
     gain[row, owner] = rewards[placed]
+    if n_turns > 1 and not gain.any():
+        raise ValueError(
+            "token_level_rewards: no reward on the first token of any tool result; expected a reward manager that puts "
+            "the gain of each turn there"
+        )
     n_own = turns.amax(1, keepdim=True) + 1
     position = torch.arange(n_turns, device=turns.device)
     turn_mask = position < n_own

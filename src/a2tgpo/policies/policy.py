@@ -65,13 +65,12 @@ class Policy:
 
         Eager attention adds a mask and would misread booleans. Raises ValueError for layers that take no mask.
         """
-        near = {
-            window: positions[:, None, :, None] - key_positions[:, None, None, :] < window
-            for window in set(self._windows.values()) - {None}
-        }
-        forms = {
-            kind: self._form(mask if window is None else mask & near[window]) for kind, window in self._windows.items()
-        }
+        forms = {}
+        for kind, window in self._windows.items():
+            seen = mask
+            if window is not None:
+                seen = mask & (positions[:, None, :, None] - key_positions[:, None, None, :] < window)
+            forms[kind] = self._form(seen)
         return forms if len(forms) > 1 else next(iter(forms.values()))
 
     def _form(self, mask: Bool[Tensor, "B 1 Q K"]) -> Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B 1 Q K"]:

@@ -26,7 +26,10 @@ class LoraPush:
     def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
         """Write the adapter. Raises ValueError where the policy has none."""
         if not isinstance(policy.model, PeftModel):
-            raise ValueError("data/engine/pusher=lora: expected a policy with an adapter, e.g. model/policy=tiny_lora")
+            raise ValueError(
+                "data/engine/pusher=lora: expected a policy with an adapter, such as model/policy=pretrained_lora; for "
+                "one without use pusher=reload, ipc or nccl"
+            )
         name = f"adapter-{uuid4().hex[:12]}"
         served = Served(name, str(Path(self.directory).resolve() / name))
         policy.model.save_pretrained(served.version, state_dict=weights, save_embedding_layers=False)

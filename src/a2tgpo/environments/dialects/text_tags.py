@@ -12,7 +12,7 @@ from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
 
 @dataclass(frozen=True)
 class TextTags:
-    """One call or one answer an action, in tags of plain text; the tag of a call is the name of its tool.
+    """One call or one answer an action, in tags of plain text.
 
     With `chat`, the chat template renders the prompt; all that follows is appended to the model's first message.
     """
@@ -21,6 +21,8 @@ class TextTags:
     answer_wrapper: tuple[str, str]
     answer_pattern: str = "(.*)"
     """What of the answer tag's body is the answer, in group 1."""
+    call_tags: Mapping[str, str] = field(default_factory=dict)
+    """The tag of a tool's calls, where it is not the name of the tool."""
     answer_tag: str = "answer"
     think_tag: str = "think"
     result_tag: str = "result"
@@ -35,10 +37,16 @@ class TextTags:
         for name, slot in (("prompt_template", "{question}"), ("result_template", "{result}")):
             if slot not in getattr(self, name):
                 raise ValueError(f"data.dialect.{name}={getattr(self, name)!r}: expected {slot} in it")
+        opening, _, closing = self.result_template.partition("{result}")
+        if f"<{self.result_tag}>" not in opening or f"</{self.result_tag}>" not in closing:
+            raise ValueError(
+                f"data.dialect.result_template={self.result_template!r}: expected {{result}} inside the tag "
+                f"data.dialect.result_tag={self.result_tag}"
+            )
 
     def stop_texts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
         """The closing tags of calls and answers."""
-        return tuple(f"</{tag}>" for tag in (*(tool.name for tool in tools), self.answer_tag))
+        return tuple(f"</{tag}>" for tag in (*self._by_tag(tools), self.answer_tag))
 
     def prompt(self, question: str, tools: Sequence[Tool]) -> str | Chat:
         """The template with the question in it, as plain text or as the user's message."""
@@ -66,7 +74,7 @@ class TextTags:
         body = text.split(tags[0])[1].removesuffix(tags[1]).strip()
         if tags[0] == f"<{self.answer_tag}>":
             return written_answer(self.answer_pattern, body)
-        tool = next((tool for tool in tools if tags[0] == f"<{tool.name}>"), None)
+        tool = self._by_tag(tools).get(tags[0][1:-1])
         if tool is None or not body:
             return None
         return Action((ToolCall(tool.name, {next(iter(tool.parameters)): body}),))
@@ -77,6 +85,9 @@ class TextTags:
         text = self._tag_pattern(tools).sub(lambda tag: f"[{tag.group()[1:-1]}]", "\n".join(results))
         return self.result_template.replace("{result}", text)
 
+    def _by_tag(self, tools: Sequence[Tool]) -> dict[str, Tool]:
+        return {self.call_tags.get(tool.name, tool.name): tool for tool in tools}
+
     def _tag_pattern(self, tools: Sequence[Tool]) -> re.Pattern[str]:
-        tags = (self.think_tag, self.result_tag, self.answer_tag, *(tool.name for tool in tools))
+        tags = (self.think_tag, self.result_tag, self.answer_tag, *self._by_tag(tools))
         return re.compile(rf"</?(?:{'|'.join(map(re.escape, tags))})>")
