@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,6 +222,18 @@ def test_finished_rows_leave_the_batch_once_they_are_many(policy, forwards, limi
     completions = extend_all(engine, sessions, [()] * 4, samplings(limits))
     assert [len(c.ids) for c in completions] == list(limits)
     assert [height for height, _ in forwards[1:]] == heights
+
+
+def test_an_action_in_two_parts_is_that_of_one(policy):
+    def sample(limits):
+        engine = HuggingFaceEngine()
+        sessions = open_all(engine, policy, [(1, 2, 3), (4, 5, 6, 7, 8)], 1)
+        greedy = [[replace(s, greedy=True) for s in samplings([limit] * 2)] for limit in limits]
+        parts = [extend_all(engine, sessions, [()] * 2, sampling) for sampling in greedy]
+        return [sum((part.ids for part in action), ()) for action in zip(*parts, strict=True)]
+
+    whole = sample([12])
+    assert sample([5, 7]) == sample([1, 10, 1]) == whole and [len(ids) for ids in whole] == [12, 12]
 
 
 def test_an_interrupted_rollout_leaves_the_engine_usable(policy):
