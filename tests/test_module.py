@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from lightning import Callback
 from tiny_runs import SMALL, fit
 
+from a2tgpo.beliefs import encode_answer
 from a2tgpo.functional import to_tokens
 from a2tgpo.scoring import token_stats
 from a2tgpo.trajectory import StopReason
@@ -235,6 +236,18 @@ def test_forwarded_tokens_are_those_that_go_through_the_models(composed, policy_
     answers = metrics["tokens/useful"] - 3 * int(batch.lengths.sum())  # policy twice, reference once
     assert answers > 0
     assert (metrics["tokens/forwarded"] == metrics["tokens/useful"]) == (budget == 1)
+
+
+def test_an_answer_must_fit_behind_the_longest_trajectory(learner, trajectories):
+    owner = learner("experiment=a2tgpo")
+    task = replace(trajectories[0].task, answers=("Varo", "Varo Tano"))
+    needed = encode_answer(owner.policy.tokenizer, "Varo Tano", owner.answer_wrapper).n_read
+    longest = owner.policy.max_length - needed
+    owner.require_room([task], longest + 1)  # by default the first answer alone is looked at
+    owner.signal = replace(owner.signal, aliases="max")
+    owner.require_room([task], longest)
+    with pytest.raises(ValueError, match=r"and its accepted answer .* need 1025 positions; expected at most the 1024"):
+        owner.require_room([task], longest + 1)
 
 
 def test_reference_stays_at_the_start_while_the_policy_trains(composed, policy_dir):

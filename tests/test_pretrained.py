@@ -129,7 +129,7 @@ def test_every_end_token_ends_an_action_and_is_no_part_of_its_text(folders, kind
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_every_architecture_trains(composed, folders, kind):
-    limits = ("data.module.max_prompt_tokens=900", "data.module.max_response_tokens=100")
+    limits = ("data.module.max_prompt_tokens=850", "data.module.max_response_tokens=100")
     policy = ("model/policy=pretrained", f"model.policy.path={folders[kind]}", "data/dialect=search_r1")
     raw = ("model/outcome=none", "model.scheduler.num_warmup_steps=0")  # all outcomes are −1: no comparison would teach
     config = composed("experiment=a2tgpo", *policy, *SMALL, *limits, *raw, "trainer.max_epochs=1")

@@ -282,11 +282,30 @@ def test_trajectories_come_by_group_and_sample(random_policy):
     assert [t.task.task_id for t in trajectories] == ["t"] * 3 + ["u"] * 3 + ["t"] * 3
 
 
-@pytest.mark.parametrize("max_sessions", [1, 3, 5, 6])
+@pytest.mark.parametrize("max_sessions", [1, 2, 3, 5, 6])
 def test_playing_a_few_at_a_time_changes_nothing(random_policy, max_sessions):
     at_once, _ = play(random_policy, told_apart, PROMPTS, group_size=3)
     in_parts, _ = play(random_policy, told_apart, PROMPTS, group_size=3, max_sessions=max_sessions)
     assert in_parts == at_once
+
+
+def test_no_more_sessions_are_open_than_allowed(random_policy):
+    class Counting(ScriptedEngine):
+        now, most = 0, 0
+
+        async def open(self, prompt_ids, n):
+            self.now += n
+            self.most = max(self.most, self.now)
+            return await super().open(prompt_ids, n)
+
+        def close(self, session):
+            self.now -= 1
+
+    for max_sessions, most in ((2, 2), (5, 3), (7, 6)):  # groups of three are split where they must
+        engine = Counting(told_apart)
+        loop = Rollout(engine, search_qa(), **(ROOMY | {"max_sessions": max_sessions}))
+        loop.run(random_policy, PROMPTS, 3, KEY, greedy=False)
+        assert (engine.now, engine.most) == (0, most)
 
 
 def test_a_tool_that_always_fails_is_counted_and_ends_no_run(random_policy):

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import Cache, PreTrainedTokenizerBase
 
 from a2tgpo.batch import context_states
-from a2tgpo.chat import END_THINK, THINK, opened_thought
 from a2tgpo.policies.policy import Policy
+from a2tgpo.thoughts import END_THINK, THINK, opened_thought
 from a2tgpo.trajectory import Trajectory
 
 

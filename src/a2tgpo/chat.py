@@ -1,6 +1,5 @@
 """From what an environment says to tokens. A chat template renders the first prompt; afterwards ids are appended."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +8,6 @@ from transformers import PreTrainedTokenizerBase
 
 from a2tgpo.interfaces import Chat
 from a2tgpo.policies.policy import Policy
-
-THINK, END_THINK = "<think>", "</think>"
-"""The tags that reasoning models and their chat templates put around a thought."""
-_THOUGHT = re.compile(rf"{THINK}.*?(?:{END_THINK}|$)", re.DOTALL)
-
-_TAIL = 8
-"""Tokens within which a thought's opening tag ends a text, with the blanks behind it."""
 
 _QUESTION, _ACTION, _RESULT = "slot-question", "slot-action", "slot-result-{}-"
 
@@ -57,17 +49,6 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool) ->
         ids += policy.tokenizer(frame, add_special_tokens=False).input_ids
         ids += _plain(policy.tokenizer, message["content"])
     return (*ids, *policy.tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def opened_thought(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The tag of the thought that the policy goes on with after `ids`, where a chat template opened one; else empty."""
-    return THINK if tokenizer.decode(ids[-_TAIL:]).rstrip().endswith(THINK) else ""
-
-
-def only_quoted(stop_texts: Sequence[str], text: str) -> bool:
-    """Does `text` hold stop texts inside thoughts, where they end nothing, and none outside?"""
-    said = _THOUGHT.sub("", text)
-    return any(stop in text for stop in stop_texts) and not any(stop in said for stop in stop_texts)
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

@@ -103,6 +103,7 @@ class RolloutDataModule(LightningDataModule):
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
         prompts = share(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
+        learner.require_room([task for _, task in prompts], self.rollout.longest)
         with learner.phases("rollout"), self.precision():
             key = (self.seed, TRAINING_NOISE, iteration)
             trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)

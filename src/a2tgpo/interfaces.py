@@ -200,6 +200,10 @@ class Learner(Protocol):
     policy: Policy
     phases: Phases
 
+    def require_room(self, tasks: Sequence[Task], longest: int) -> None:
+        """Raises ValueError where a trajectory of `longest` tokens would leave no room to score an answer."""
+        ...
+
     def prepare(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         """Score trajectories and give credit to their turns; groups must be complete."""
         ...

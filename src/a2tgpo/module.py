@@ -10,7 +10,7 @@ from torch import Tensor
 
 from a2tgpo import diagnostics
 from a2tgpo.batch import RolloutBatch, collate, pack
-from a2tgpo.beliefs import plan_beliefs
+from a2tgpo.beliefs import encode_answer, plan_beliefs
 from a2tgpo.credit import compares_within_groups
 from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.interfaces import Aggregation, Clipper, Correction, Credit, Ratio, Signal, Surrogate
@@ -19,7 +19,7 @@ from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, wor
 from a2tgpo.phases import Phases
 from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
 from a2tgpo.scoring import score, token_stats
-from a2tgpo.trajectory import Trajectory
+from a2tgpo.trajectory import Task, Trajectory
 
 
 class A2TGPOModule(LightningModule):
@@ -74,6 +74,18 @@ class A2TGPOModule(LightningModule):
         self.skipped_in_a_row = 0
 
     # ---- scoring and credit ------------------------------------------------------------------------------------------
+
+    def require_room(self, tasks: Sequence[Task], longest: int) -> None:
+        """Raises ValueError where an answer behind `longest` tokens would go past the model's last position."""
+        for task in tasks:
+            for answer in task.answers[: self.signal.max_aliases]:
+                needed = longest + encode_answer(self.policy.tokenizer, answer, self.answer_wrapper).n_read
+                if needed > self.policy.max_length:
+                    raise ValueError(
+                        f"task {task.task_id}: a trajectory at data.module.max_prompt_tokens and max_response_tokens, "
+                        f"and its accepted answer behind it, need {needed} positions; expected at most the "
+                        f"{self.policy.max_length} of the model"
+                    )
 
     def prepare(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
         """Score this rank's trajectories and give credit over the whole rollout set; returns this rank's rows."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from a2tgpo.chat import encode_observation, encode_prompt, only_quoted, opened_thought
+from a2tgpo.chat import encode_observation, encode_prompt
 from a2tgpo.interfaces import Completion, Engine, Environment, Sampling, StepResult
 from a2tgpo.policies.policy import Policy
+from a2tgpo.thoughts import only_quoted, opened_thought
 from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
 
 TRAINING_NOISE, EVALUATION_NOISE = 0, 1
@@ -45,6 +46,11 @@ class Rollout:
     max_action_tokens: int
     max_sessions: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens that a trajectory has at most."""
+        return self.max_prompt_tokens + self.max_response_tokens
+
     def run(
         self, policy: Policy, prompts: Sequence[tuple[int, Task]], group_size: int, key: tuple[int, ...], greedy: bool
     ) -> list[Trajectory]:
@@ -58,21 +64,23 @@ class Rollout:
 
         Raises ValueError where the token limits exceed what the model was made for.
         """
-        longest = self.max_prompt_tokens + self.max_response_tokens
-        if longest > policy.max_length:
+        if self.longest > policy.max_length:
             raise ValueError(
                 f"data.module.max_prompt_tokens={self.max_prompt_tokens}, "
-                f"data.module.max_response_tokens={self.max_response_tokens}: together {longest}; "
+                f"data.module.max_response_tokens={self.max_response_tokens}: together {self.longest}; "
                 f"expected at most the {policy.max_length} positions of the model"
             )
         self.engine.sync(policy)
-        at_once = max(1, self.max_sessions // group_size)
+        width = min(group_size, self.max_sessions)
+        parts = [range(first, min(first + width, group_size)) for first in range(0, group_size, width)]
         encoded = [(group, task, self._encode_prompt(policy, task)) for group, task in prompts]
+        opened = [(*prompt, samples) for prompt in encoded for samples in parts]
+        at_once = self.max_sessions // width
         trajectories: list[Trajectory] = []
-        for start in range(0, len(encoded), at_once):
+        for start in range(0, len(opened), at_once):
             episodes = []
-            for group, task, prompt_ids in encoded[start : start + at_once]:
-                for sample, session in enumerate(await self.engine.open(prompt_ids, group_size)):
+            for group, task, prompt_ids, samples in opened[start : start + at_once]:
+                for sample, session in zip(samples, await self.engine.open(prompt_ids, len(samples)), strict=True):
                     episode = Episode(self, policy, task, group, sample, prompt_ids, session, (*key, group, sample))
                     episodes.append(episode.play(greedy))
             trajectories += await asyncio.gather(*episodes)

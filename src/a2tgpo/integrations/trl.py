@@ -84,7 +84,7 @@ class A2TGPOTrainer(GRPOTrainer):
         rows = []
         for i, row in enumerate(inputs):
             answers = row[self.answer_column]
-            answers = (answers,) if isinstance(answers, str) else tuple(answers)
+            answers = (answers,) if isinstance(answers, str) else tuple(dict.fromkeys(answers))
             prompt = output["prompt_ids"][i][output["prompt_mask"][i].bool()].tolist()
             read = output["completion_mask"][i].bool()
             before, split = split_turns(output["completion_ids"][i][read].tolist(), (turns[i][read] >= 0).tolist())

@@ -8,6 +8,7 @@ from typing import Any
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
+from a2tgpo.thoughts import without_thoughts
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class TextTags:
     call_tags: Mapping[str, str] = field(default_factory=dict)
     """The tag of a tool's calls, where it is not the name of the tool."""
     answer_tag: str = "answer"
-    think_tag: str = "think"
     result_tag: str = "result"
     result_template: str = "<result> {result}</result>"
     layout: PassageLayout = field(default_factory=PassageLayout)
@@ -63,7 +63,7 @@ class TextTags:
         the stop text) is dropped. What remains must hold exactly one opening and one closing tag, of the same kind,
         with a body that is not blank: several tags, nested tags, a stray or unclosed tag are all malformed.
         """
-        text = re.sub(rf"<{self.think_tag}>.*?</{self.think_tag}>", " ", text, flags=re.DOTALL)
+        text = without_thoughts(text)
         ends = [text.find(stop) + len(stop) for stop in self.stop_texts(tools) if stop in text]
         if not ends:
             return None
@@ -89,5 +89,5 @@ class TextTags:
         return {self.call_tags.get(tool.name, tool.name): tool for tool in tools}
 
     def _tag_pattern(self, tools: Sequence[Tool]) -> re.Pattern[str]:
-        tags = (self.think_tag, self.result_tag, self.answer_tag, *self._by_tag(tools))
+        tags = ("think", self.result_tag, self.answer_tag, *self._by_tag(tools))
         return re.compile(rf"</?(?:{'|'.join(map(re.escape, tags))})>")

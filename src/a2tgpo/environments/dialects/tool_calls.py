@@ -9,10 +9,10 @@ from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
 from a2tgpo.json_lines import read_json
+from a2tgpo.thoughts import END_THINK, THINK, without_thoughts
 
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+_TAGS = (THINK, END_THINK, "<tool_call>", "</tool_call>")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ToolCalls:
         """All calls of the message, or its answer where it has none; thoughts are left out. None where a thought or a
         call does not begin or end, a call is no JSON object with a known `name` and its `arguments`, or the answer is
         blank."""
-        said = _THOUGHT.sub("", text)
+        said = without_thoughts(text)
         calls = [_call(body, tools) for body in _CALL.findall(said)]
         rest = _CALL.sub("", said)
         if None in calls or any(tag in rest for tag in _TAGS):
