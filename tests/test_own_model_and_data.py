@@ -24,7 +24,7 @@ COMMANDS = [
     line for line in re.search(r"```bash\n(.*?)```", SECTION, re.S)[1].splitlines() if line.startswith("python")
 ]
 FEW = "data.module.prompts_per_iteration=4 data.module.mini_batch_prompts=2 data.module.group_size=2 "
-FEW += "data.module.max_prompt_tokens=700 data.module.max_response_tokens=300 data.module.max_action_tokens=20 "
+FEW += "data.module.max_prompt_tokens=700 data.module.max_response_tokens=250 data.module.max_action_tokens=20 "
 FEW += "data.module.val_tasks=2 data.module.test_tasks=2 data.module.max_sessions=8 trainer.max_epochs=1 threads=1"
 VALIDATE = "trainer.check_val_every_n_epoch=1"
 SETS = ("hotpotqa", "two_wiki", "musique", "bamboogle", "nq", "triviaqa", "popqa")
