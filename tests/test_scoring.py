@@ -187,7 +187,7 @@ def test_a_blank_answer_is_refused(policy, answer):
 
 
 def test_a_wrapper_without_text_before_the_answer_is_refused(policy):
-    with pytest.raises(ValueError, match=re.escape("data.environment.answer_wrapper=('', '</answer>')")):
+    with pytest.raises(ValueError, match=re.escape("data.dialect.answer_wrapper=('', '</answer>')")):
         encode_answer(policy.tokenizer, "Varo", ("", "</answer>"))
 
 

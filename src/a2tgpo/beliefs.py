@@ -69,7 +69,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, wrapper: tupl
     first, last = len(before), len(before) + len(answer)
     span = [i for i, (start, end) in enumerate(encoded.offset_mapping) if start < last and end > first]
     if span[0] == 0:
-        raise ValueError(f"data.environment.answer_wrapper={wrapper!r}: expected text before the answer")
+        raise ValueError(f"data.dialect.answer_wrapper={wrapper!r}: expected text before the answer")
     return EncodedAnswer(tuple(encoded.input_ids[: span[-1] + 1]), span[0])
 
 
