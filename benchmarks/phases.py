@@ -26,9 +26,9 @@ from a2tgpo.batch import collate, pack
 from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.datamodule import RolloutDataModule
 from a2tgpo.module import A2TGPOModule
-from a2tgpo.process import settle
 from a2tgpo.rollout import Rollout
 from a2tgpo.scoring import score, token_stats
+from a2tgpo.system.process import configure_process
 from a2tgpo.trajectory import Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    settle(threads=1, keep_memory=True)
+    configure_process(threads=1, keep_memory=True)
     data, learner = load()
     policy, budget = learner.policy, learner.micro_batch_tokens
     meter = Meter(policy.model)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from a2tgpo.benchmarks_table import print_table
 from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move
-from a2tgpo.process import precision_context, settle
+from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.trajectory import Split
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values
@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
     """Build data and policy, play, say what came out."""
     with one_line_errors():
         require_values(config)
-        settle(config.threads, keep_memory=config.device == "cpu")
+        configure_process(config.threads, keep_memory=config.device == "cpu")
         data = instantiate(config.data.module, _convert_="all")
         policy = instantiate(config.model.policy, _convert_="all")
         if config.ckpt_path is not None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from a2tgpo.parallel import launch_name
+from a2tgpo.system.distributed import launch_name
 
 ROOT = Path(__file__).resolve().parents[1]
 TERMINATED = 143

@@ -8,8 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from a2tgpo.process import settle
 from a2tgpo.report import print_report
+from a2tgpo.system.process import configure_process
 from launch import ROOT, keep_config, launch, one_line_errors, prepare_process, require_values
 
 prepare_process()
@@ -25,7 +25,7 @@ def train(config: DictConfig) -> None:
     """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
     with one_line_errors():
         require_values(config)
-        settle(config.threads, keep_memory=config.trainer.accelerator == "cpu")
+        configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         run_dir = Path(config.paths.output_dir)
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from a2tgpo.policies.policy import Policy
-from a2tgpo.process import settle
+from a2tgpo.system.process import configure_process
 from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
 from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
-settle(threads=1, keep_memory=True)
+configure_process(threads=1, keep_memory=True)
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
 

@@ -6,33 +6,33 @@ import pytest
 import torch
 
 from a2tgpo.callbacks.rng_state import RngState
-from a2tgpo.checkpoint_file import CheckpointFile
+from a2tgpo.system.checkpoint_io import AtomicCheckpointIO
 
 
 def test_what_was_saved_is_read(tmp_path):
     path = tmp_path / "new" / "last.ckpt"
     saved = {"weights": torch.randn(3, 4), "step": 7, "names": ["a"]}
-    CheckpointFile().save_checkpoint(saved, path)
-    read = CheckpointFile().load_checkpoint(path)
+    AtomicCheckpointIO().save_checkpoint(saved, path)
+    read = AtomicCheckpointIO().load_checkpoint(path)
     assert torch.equal(read.pop("weights"), saved.pop("weights")) and read == saved
     assert os.listdir(path.parent) == ["last.ckpt"]
 
 
 def test_a_run_that_dies_while_it_saves_keeps_the_file_before(tmp_path):
     path = tmp_path / "last.ckpt"
-    CheckpointFile().save_checkpoint({"step": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
     with pytest.raises(AttributeError):  # what cannot be written
-        CheckpointFile().save_checkpoint({"step": 2, "callback": lambda: None}, path)
-    assert CheckpointFile().load_checkpoint(path) == {"step": 1}
+        AtomicCheckpointIO().save_checkpoint({"step": 2, "callback": lambda: None}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
 
 
 def test_a_file_may_be_replaced_while_it_is_read(tmp_path):
     path = tmp_path / "last.ckpt"
-    CheckpointFile().save_checkpoint({"weights": torch.ones(1000)}, path)
-    read = CheckpointFile().load_checkpoint(path)["weights"]
-    CheckpointFile().save_checkpoint({"weights": torch.zeros(1000)}, path)
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(1000)}, path)
+    read = AtomicCheckpointIO().load_checkpoint(path)["weights"]
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(1000)}, path)
     read += 1  # in memory alone
-    assert (read == 2).all() and not CheckpointFile().load_checkpoint(path)["weights"].any()
+    assert (read == 2).all() and not AtomicCheckpointIO().load_checkpoint(path)["weights"].any()
 
 
 def test_a_run_of_more_gpus_goes_on_with_fewer(monkeypatch):

@@ -14,8 +14,8 @@ from tiny_runs import ROOT, SHIPPED, SMALL, checkpoint, finish, start, table
 
 import launch
 import train
-from a2tgpo import parallel
 from a2tgpo.policies.pretrained import load_policy
+from a2tgpo.system import distributed
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -168,8 +168,8 @@ def test_run_of_either_is_taken_up_by_the_other(case, runs, composed, tmp_path):
 def test_every_prompt_goes_to_one_rank_and_every_mini_batch_to_all(monkeypatch, n_ranks):
     shares = []
     for rank in range(n_ranks):
-        monkeypatch.setattr(parallel, "world", lambda rank=rank: (rank, n_ranks))
-        shares.append(parallel.share(list(range(12)), block=4))
+        monkeypatch.setattr(distributed, "rank_and_world_size", lambda rank=rank: (rank, n_ranks))
+        shares.append(distributed.shard(list(range(12)), block=4))
     assert sorted(prompt for own in shares for prompt in own) == list(range(12))
     for own in shares:
         assert [prompt // 4 for prompt in own] == [block for block in range(3) for _ in range(4 // n_ranks)]

@@ -12,7 +12,7 @@ from tiny_runs import SHIPPED
 import eval as entry_point
 from a2tgpo.evaluation import load_weights, pass_at_k, sampled_metrics
 from a2tgpo.policies.pretrained import load_policy
-from a2tgpo.process import precision_context
+from a2tgpo.system.process import precision_context
 
 EPISODE = {"em", "f1", "format", "searches", "tool_failures", "reward", "turns", "action_tokens", "tokens"}
 

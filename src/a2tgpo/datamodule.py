@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 
 from a2tgpo.batch import RolloutBatch
 from a2tgpo.interfaces import Engine, Environment, Learner, Tasks
-from a2tgpo.parallel import share, world
-from a2tgpo.process import precision_context
 from a2tgpo.rollout import EVALUATION_NOISE, TRAINING_NOISE, Rollout
+from a2tgpo.system.distributed import rank_and_world_size, shard
+from a2tgpo.system.process import precision_context
 from a2tgpo.trajectory import Split, Task, Trajectory
 
 
@@ -72,7 +72,7 @@ class RolloutDataModule(LightningDataModule):
         evenly, or where a split has no tasks.
         """
         self._served = (-1, [])
-        _, n_ranks = world()
+        _, n_ranks = rank_and_world_size()
         if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:
             raise ValueError(
                 f"trainer.reload_dataloaders_every_n_epochs={self.trainer.reload_dataloaders_every_n_epochs}: "
@@ -102,7 +102,7 @@ class RolloutDataModule(LightningDataModule):
     def make_rollout_set(self, iteration: int) -> list[RolloutBatch]:
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
-        prompts = share(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
+        prompts = shard(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
         learner.require_room([task for _, task in prompts], self.rollout.longest)
         with learner.phases("rollout"), self.precision():
             key = (self.seed, TRAINING_NOISE, iteration)
@@ -149,7 +149,7 @@ class RolloutDataModule(LightningDataModule):
 
     def evaluation_loader(self, split: Split) -> DataLoader:
         """One batch: this rank's share of the first tasks of `split`, played greedily."""
-        rank, n_ranks = world()
+        rank, n_ranks = rank_and_world_size()
         tasks = self.tasks.split(split)
         prompts = [(i, tasks[i]) for i in range(min(self.held_out[split], len(tasks)))][rank::n_ranks]
         return DataLoader([prompts], batch_size=None, collate_fn=self.play_greedily)

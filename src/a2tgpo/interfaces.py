@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # environments and retrievers stay free of torch
     from a2tgpo.batch import RolloutBatch
     from a2tgpo.engines.pushers.weights import Served
     from a2tgpo.engines.server import Server
-    from a2tgpo.phases import Phases
     from a2tgpo.policies.policy import Policy
+    from a2tgpo.system.timing import PhaseTimer
 
 # ---- Rollouts --------------------------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Learner(Protocol):
     """What the data module needs of the learner."""
 
     policy: Policy
-    phases: Phases
+    phases: PhaseTimer
 
     def require_room(self, tasks: Sequence[Task], longest: int) -> None:
         """Raises ValueError where a trajectory of `longest` tokens would leave no room to score an answer."""

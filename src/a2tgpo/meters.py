@@ -10,8 +10,8 @@ from torchmetrics import MeanMetric
 from a2tgpo.batch import pack
 from a2tgpo.beliefs import Question
 from a2tgpo.diagnostics import clip_metrics, episode_metrics, token_positions
-from a2tgpo.parallel import gather, largest, mean_over_ranks
 from a2tgpo.scoring import questions_about
+from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
 from a2tgpo.trajectory import Trajectory
 
 
@@ -64,7 +64,7 @@ class IterationMeter:
         metrics["update/skipped_steps"] = sum(step["skipped"] for step in self.steps)
         loss = sum(gather(metrics["update/loss"]))  # each rank has its share of the global mini-batch
         metrics = mean_over_ranks(metrics) | {"update/loss": loss}
-        metrics["update/first_step_max_log_ratio"] = largest(self.steps[0]["max_log_ratio"])
-        metrics["update/max_log_ratio"] = largest(max(step["max_log_ratio"] for step in self.steps))
+        metrics["update/first_step_max_log_ratio"] = max_over_ranks(self.steps[0]["max_log_ratio"])
+        metrics["update/max_log_ratio"] = max_over_ranks(max(step["max_log_ratio"] for step in self.steps))
         tokens = sum(gather(self.tokens), Counter())
         return metrics | {f"tokens/{name}": float(tokens[name]) for name in ("forwarded", "useful")}

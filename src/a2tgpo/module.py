@@ -15,10 +15,10 @@ from a2tgpo.credit import compares_within_groups
 from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.interfaces import Aggregation, Clipper, Correction, Credit, Ratio, Signal, Surrogate
 from a2tgpo.meters import EpisodeMeter, IterationMeter
-from a2tgpo.parallel import gather_rows, largest, mean_over_ranks, own_rows, world
-from a2tgpo.phases import Phases
 from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
 from a2tgpo.scoring import score, token_stats
+from a2tgpo.system.distributed import all_gather_rows, local_rows, max_over_ranks, mean_over_ranks, rank_and_world_size
+from a2tgpo.system.timing import PhaseTimer
 from a2tgpo.trajectory import Task, Trajectory
 
 
@@ -62,7 +62,7 @@ class A2TGPOModule(LightningModule):
         self.answer_wrapper = tuple(answer_wrapper)
         self.micro_batch_tokens, self.kl_coef = micro_batch_tokens, kl_coef
         self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps
-        self.phases = Phases()
+        self.phases = PhaseTimer()
         self.trajectories: Sequence[Trajectory] = ()
         self.rollout_batch: RolloutBatch | None = None
         self.metrics: dict[str, float] = {}
@@ -122,16 +122,16 @@ class A2TGPOModule(LightningModule):
 
         Strategies may look at all groups, so they see the gathered rollout set.
         """
-        rank, n_ranks = world()
-        gain, belief = gather_rows(batch.gain, 0.0), gather_rows(batch.belief, 0.0)
-        gain_mask, turn_mask = gather_rows(batch.gain_mask, False), gather_rows(batch.turn_mask, False)
-        outcome, group_ids = gather_rows(batch.outcome, 0.0), gather_rows(batch.group_ids, 0)
-        state_ids = gather_rows(batch.state_ids * n_ranks + rank, 0)
+        rank, n_ranks = rank_and_world_size()
+        gain, belief = all_gather_rows(batch.gain, 0.0), all_gather_rows(batch.belief, 0.0)
+        gain_mask, turn_mask = all_gather_rows(batch.gain_mask, False), all_gather_rows(batch.turn_mask, False)
+        outcome, group_ids = all_gather_rows(batch.outcome, 0.0), all_gather_rows(batch.group_ids, 0)
+        state_ids = all_gather_rows(batch.state_ids * n_ranks + rank, 0)
         context = (gain_mask, turn_mask, outcome, group_ids, state_ids)
         normalized, advantage = self.credit(gain, belief, *context)
         _, outcome_only = self.credit(torch.zeros_like(gain), belief, *context)
         low, high = self.clipper(normalized)
-        own, turns = own_rows(len(batch)), batch.gain.shape[1]
+        own, turns = local_rows(len(batch)), batch.gain.shape[1]
         batch = replace(
             batch,
             normalized=normalized[own, :turns],
@@ -166,14 +166,14 @@ class A2TGPOModule(LightningModule):
     def weigh(self, mini_batch: RolloutBatch) -> RolloutBatch:
         """The share of each token in the loss of the global mini-batch, corrected for the engine's own policy."""
         turn_ids = mini_batch.turn_ids
-        share = self.aggregation(gather_rows(turn_ids, -1))[own_rows(len(mini_batch)), : turn_ids.shape[1]]
+        share = self.aggregation(all_gather_rows(turn_ids, -1))[local_rows(len(mini_batch)), : turn_ids.shape[1]]
         correction = self.correction(mini_batch.old_logprobs, mini_batch.rollout_logprobs, turn_ids)
         return replace(mini_batch, weight=share * correction)
 
     def micro_batches(self, mini_batch: RolloutBatch) -> list[list[int]]:
         """Rows of each micro-batch, as many micro-batches on every rank."""
         lengths = mini_batch.lengths.tolist()
-        needed = largest(len(pack(lengths, self.micro_batch_tokens)))
+        needed = max_over_ranks(len(pack(lengths, self.micro_batch_tokens)))
         return pack(lengths, self.micro_batch_tokens, at_least=needed)
 
     def loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, float]:
@@ -197,7 +197,7 @@ class A2TGPOModule(LightningModule):
         Raises FloatingPointError after `max_skipped_steps` skips in a row.
         """
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
-        if largest(not torch.isfinite(torch.tensor([norm, loss])).all()):
+        if max_over_ranks(not torch.isfinite(torch.tensor([norm, loss])).all()):
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.max_skipped_steps:
                 raise FloatingPointError(

@@ -14,8 +14,8 @@ from transformers import Cache, DynamicCache
 
 from a2tgpo.batch import RolloutBatch, pack
 from a2tgpo.beliefs import Question, answer_logprobs
-from a2tgpo.parallel import largest
 from a2tgpo.policies.policy import Policy, evaluation_mode
+from a2tgpo.system.distributed import max_over_ranks
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def score(
     answers = torch.zeros(len(questions))
     with evaluation_mode(policy.model):
         lengths = batch.lengths.tolist()
-        needed = largest(len(pack(lengths, token_budget)))  # as many forwards on every rank
+        needed = max_over_ranks(len(pack(lengths, token_budget)))  # as many forwards on every rank
         for rows in pack(lengths, token_budget, at_least=needed):
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}

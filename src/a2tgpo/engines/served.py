@@ -12,8 +12,8 @@ import numpy as np
 from a2tgpo.engines.pushers.weights import Served, weights_mark, whole_weights
 from a2tgpo.engines.server import Patience, Refused, Server, Unavailable
 from a2tgpo.interfaces import Completion, Pusher, Sampling
-from a2tgpo.parallel import gather, world
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.distributed import gather, rank_and_world_size
 
 
 class ServedEngine:
@@ -70,7 +70,7 @@ class ServedEngine:
     def _push(self, policy: Policy) -> Served:
         weights = whole_weights(policy)
         pushed: Served | str = ""
-        if world()[0] == 0:
+        if rank_and_world_size()[0] == 0:
             try:
                 pushed = self.pusher.save(policy, weights, self.base)
                 self._insist(self.pusher.load, pushed)

@@ -19,9 +19,9 @@ from a2tgpo.batch import collate
 from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.integrations.method import PAPER, Method, split_turns, turn_ids
-from a2tgpo.parallel import gather_rows, own_rows, world
 from a2tgpo.policies.policy import Policy
 from a2tgpo.scoring import score
+from a2tgpo.system.distributed import all_gather_rows, local_rows, rank_and_world_size
 from a2tgpo.trajectory import StopReason, Task, Trajectory
 
 REPLACED = {
@@ -80,7 +80,7 @@ class A2TGPOTrainer(GRPOTrainer):
     def trajectories(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any], turns: Tensor) -> list[Trajectory]:
         """TRL's rows as our trajectories; a group is `num_generations` consecutive rows of all ranks."""
         group_size = self.num_generations if self.model.training else self.num_generations_eval
-        first = own_rows(len(inputs)).start
+        first = local_rows(len(inputs)).start
         rows = []
         for i, row in enumerate(inputs):
             answers = row[self.answer_column]
@@ -102,13 +102,13 @@ class A2TGPOTrainer(GRPOTrainer):
         plan = plan_beliefs(trajectories, policy.tokenizer, self.answer_wrapper, self.method.signal.max_aliases)
         _, answers = score(policy, batch, plan.questions, self.score_tokens)
         gain, belief, gain_mask = self.method.signal(*plan.spread(answers))
-        rank, n_ranks = world()
+        rank, n_ranks = rank_and_world_size()
         states = batch.state_ids * n_ranks + rank
         parts = (gain, belief, gain_mask, batch.turn_mask, batch.outcome, batch.group_ids, states)
-        normalized, advantage = self.method.credit(*(gather_rows(part, 0) for part in parts))
+        normalized, advantage = self.method.credit(*(all_gather_rows(part, 0) for part in parts))
         if gain_mask.any():
             self._log_mean("gain/mean", gain[gain_mask])
-        own, count = own_rows(len(batch)), gain.shape[1]
+        own, count = local_rows(len(batch)), gain.shape[1]
         found = zip(("advantages", "clip_low", "clip_high"), (advantage, *self.method.clipper(normalized)), strict=True)
         return {name: value[own, :count] for name, value in found}
 

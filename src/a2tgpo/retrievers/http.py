@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from a2tgpo.json_lines import read_json
 from a2tgpo.retrievers.passages import read_contents
+from a2tgpo.system.jsonl import read_json
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0
 """Seconds before the first retry, doubled for each one after it up to the longest."""

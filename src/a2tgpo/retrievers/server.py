@@ -12,9 +12,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from a2tgpo.json_lines import read_json
 from a2tgpo.retrievers.batching import Batcher
 from a2tgpo.retrievers.passages import Passage, PassageRetriever
+from a2tgpo.system.jsonl import read_json
 
 MAX_BODY = 4 << 20
 """Bytes a request may have."""

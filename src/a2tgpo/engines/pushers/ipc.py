@@ -12,8 +12,8 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from a2tgpo.engines.pushers.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.engines.server import Server, Unavailable
-from a2tgpo.parallel import world
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.distributed import rank_and_world_size
 
 
 def update_info(weights: Mapping[str, Tensor], gpu: str) -> dict[str, Any]:
@@ -41,10 +41,11 @@ class IpcPush:
         Raises ValueError where they cannot be shared with the server.
         """
         require_whole_model(policy, "ipc")
-        if policy.device.type != "cuda" or world()[1] > 1:
+        _, n_ranks = rank_and_world_size()
+        if policy.device.type != "cuda" or n_ranks > 1:
             raise ValueError(
-                f"data/engine/pusher=ipc: the policy is on {policy.device} in {world()[1]} processes; expected one "
-                "process, on the GPU of the server"
+                f"data/engine/pusher=ipc: the policy is on {policy.device} in {n_ranks} processes; expected one process, "
+                "on the GPU of the server"
             )
         self._policy = policy
         return Served(base, f"ipc-{uuid4().hex[:12]}")

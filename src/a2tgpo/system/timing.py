@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Phases:
+class PhaseTimer:
     """Seconds spent in each phase, and which one is under way."""
 
     def __init__(self) -> None:

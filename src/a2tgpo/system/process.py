@@ -8,7 +8,7 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
-def settle(threads: int, keep_memory: bool = False) -> None:
+def configure_process(threads: int, keep_memory: bool = False) -> None:
     """Use `threads` CPU threads; `keep_memory` keeps freed memory instead of handing it back at every step.
 
     glibc returns big blocks at once; with small models on the CPU half of the time would go into page faults. A large

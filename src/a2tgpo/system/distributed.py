@@ -9,7 +9,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-def world() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """(rank, number of ranks)."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -37,16 +37,16 @@ Value = TypeVar("Value")
 
 def gather(value: Value) -> list[Value]:
     """`value` of every rank, in rank order."""
-    _, n_ranks = world()
+    _, n_ranks = rank_and_world_size()
     values = [value] * n_ranks
     if n_ranks > 1:
         dist.all_gather_object(values, value)
     return values
 
 
-def gather_rows(tensor: Tensor, padding: int | float | bool) -> Tensor:
+def all_gather_rows(tensor: Tensor, padding: int | float | bool) -> Tensor:
     """Rows of all ranks in rank order; a second axis of unequal length is filled with `padding`."""
-    if world()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return tensor
     parts = gather(tensor.cpu())
     if tensor.ndim == 1:
@@ -55,13 +55,13 @@ def gather_rows(tensor: Tensor, padding: int | float | bool) -> Tensor:
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])
 
 
-def own_rows(count: int) -> slice:
+def local_rows(count: int) -> slice:
     """Where this rank's `count` rows stand among the gathered ones; every rank has as many."""
-    rank, _ = world()
+    rank, _ = rank_and_world_size()
     return slice(rank * count, (rank + 1) * count)
 
 
-def largest(value: int | float) -> int | float:
+def max_over_ranks(value: int | float) -> int | float:
     """The largest `value` of any rank."""
     return max(gather(value))
 
@@ -75,9 +75,9 @@ def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in merged.items()}
 
 
-def share(items: Sequence, block: int) -> list:
+def shard(items: Sequence, block: int) -> list:
     """This rank's part of each consecutive `block` of `items`: ranks split every block alike, groups stay whole."""
-    rank, n_ranks = world()
+    rank, n_ranks = rank_and_world_size()
     part = block // n_ranks
     return [
         item for start in range(0, len(items), block) for item in items[start + rank * part : start + (rank + 1) * part]

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 
-class CheckpointFile(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's own would collect the file in memory first, then in the machine's temporary folder, and read all of
     it on every rank."""
 
