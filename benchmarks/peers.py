@@ -9,7 +9,7 @@ from torch import Tensor
 from a2tgpo.beliefs import Question
 from a2tgpo.interfaces import Completion, Sampling
 from a2tgpo.policies.policy import Policy
-from a2tgpo.trajectory import Trajectory
+from a2tgpo.rollouts.trajectory import Trajectory
 
 
 class GenerateEngine:

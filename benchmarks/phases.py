@@ -26,10 +26,10 @@ from a2tgpo.batch import collate, pack
 from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.datamodule import RolloutDataModule
 from a2tgpo.module import A2TGPOModule
-from a2tgpo.rollout import Rollout
+from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring import score, token_stats
 from a2tgpo.system.process import configure_process
-from a2tgpo.trajectory import Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
 

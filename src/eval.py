@@ -11,9 +11,9 @@ from rich.console import Console
 
 from a2tgpo.benchmarks_table import print_table
 from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move
+from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.tasks.benchmarks import Benchmarks
-from a2tgpo.trajectory import Split
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values
 
 prepare_process()

@@ -11,7 +11,7 @@ from a2tgpo.environments.search_qa import SEARCH as TOOL
 from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.interfaces import Action, StepResult, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import StopReason, Task
 
 FIRST, SECOND = "The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu."
 PASSAGES = (FIRST, SECOND, "The star of Bemi is Dosi Pafe.")

@@ -14,7 +14,7 @@ from a2tgpo.combiners.additive import Additive
 from a2tgpo.credit import StagedCredit
 from a2tgpo.normalizers.prompt_group import PromptGroup
 from a2tgpo.normalizers.turn_group import TurnGroup
-from a2tgpo.trajectory import StopReason
+from a2tgpo.rollouts.trajectory import StopReason
 
 SEARCH, ANSWER, RESULT = "<search> Varo</search>", "<answer> Varo</answer>", "<result> Nothing was found.</result>"
 

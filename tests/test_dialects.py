@@ -15,7 +15,7 @@ from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SEARCH, SearchQA
 from a2tgpo.interfaces import Action, Chat, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import StopReason, Task
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "data" / "dialect").glob("*.yaml"))
 QUERY = {

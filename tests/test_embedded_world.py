@@ -21,6 +21,7 @@ from a2tgpo.evaluation import evaluate
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.embedded.demonstrations import Habits, demonstrate
 from a2tgpo.tasks.embedded.names import WORDS
 from a2tgpo.tasks.embedded.probes import closed_book_em, forced_search_em
@@ -28,7 +29,6 @@ from a2tgpo.tasks.embedded.questions import QuestionMix
 from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
 from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
 from a2tgpo.tasks.embedded.world import WorldSize, make_world
-from a2tgpo.trajectory import Split
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src/a2tgpo/policies/tiny"
 SIZE = WorldSize()

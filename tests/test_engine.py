@@ -16,11 +16,11 @@ from a2tgpo.batch import collate
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
 from a2tgpo.interfaces import Sampling, StepResult
-from a2tgpo.rollout import Rollout
+from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring import score
 from a2tgpo.tasks.embedded.names import ENDS
 from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
-from a2tgpo.trajectory import StopReason, Task
 
 FREQUENT_STOPS = (*(end for end in ENDS if end[1] in "ae"), "</search>")
 NEVER = ("@@@@",)

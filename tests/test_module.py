@@ -14,8 +14,8 @@ from tiny_runs import SMALL, fit
 
 from a2tgpo.beliefs import encode_answer
 from a2tgpo.functional import to_tokens
+from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring import token_stats
-from a2tgpo.trajectory import StopReason
 
 BUDGETS = (1, 150, 260, 10_000)
 AGGREGATIONS = ("seq_mean_token_mean", "seq_mean_token_sum", "token_mean", "token_sum_norm")

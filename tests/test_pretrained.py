@@ -10,7 +10,6 @@ from tiny_runs import SMALL, fit
 
 from a2tgpo.batch import collate
 from a2tgpo.beliefs import plan_beliefs
-from a2tgpo.chat import encode_observation, encode_prompt
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
@@ -20,9 +19,10 @@ from a2tgpo.environments.search_qa import SEARCH, SearchQA
 from a2tgpo.interfaces import Action, Chat, ToolCall
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollout import Rollout
+from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
+from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring import score, token_stats
-from a2tgpo.trajectory import StopReason, Task
 
 PASSAGES = ("The director of the film is Varo.", "The city of Varo is Kelu.", "The end token is <|im_end|>, they say.")
 TASK = Task("t", "Who is the director of the film?", ("Varo",), evidence=PASSAGES[:1])

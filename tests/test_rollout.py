@@ -16,8 +16,8 @@ from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.interfaces import Completion, StepResult
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollout import Rollout
-from a2tgpo.trajectory import StopReason, Task
+from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.trajectory import StopReason, Task
 
 PASSAGES = ("The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu.")
 TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films")

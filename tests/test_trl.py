@@ -21,10 +21,10 @@ from a2tgpo.integrations.method import PAPER
 from a2tgpo.integrations.trl import A2TGPOTrainer
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.embedded.questions import QuestionMix
 from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages
 from a2tgpo.tasks.embedded.world import WorldSize
-from a2tgpo.trajectory import Split
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
 

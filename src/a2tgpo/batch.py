@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from a2tgpo.trajectory import Trajectory
+from a2tgpo.rollouts.trajectory import Trajectory
 
 PER_TOKEN = ("input_ids", "turn_ids", "rollout_logprobs", "old_logprobs", "ref_logprobs", "weight")
 

@@ -14,8 +14,8 @@ from transformers import Cache, PreTrainedTokenizerBase
 
 from a2tgpo.batch import context_states
 from a2tgpo.policies.policy import Policy
-from a2tgpo.thoughts import END_THINK, THINK, opened_thought
-from a2tgpo.trajectory import Trajectory
+from a2tgpo.rollouts.thinking import END_THINK, THINK, opened_thought
+from a2tgpo.rollouts.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from a2tgpo.trajectory import Trajectory
+from a2tgpo.rollouts.trajectory import Trajectory
 
 RESAMPLES = 2000
 COVERAGE = 0.95

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from a2tgpo.batch import RolloutBatch
 from a2tgpo.functional import k3_kl
-from a2tgpo.trajectory import StopReason, Trajectory
+from a2tgpo.rollouts.trajectory import StopReason, Trajectory
 
 
 def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:

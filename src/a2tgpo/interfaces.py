@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from a2tgpo.trajectory import Split, StopReason, Task, Trajectory
+from a2tgpo.rollouts.trajectory import Split, StopReason, Task, Trajectory
 
 if TYPE_CHECKING:  # environments and retrievers stay free of torch
     from jaxtyping import Bool, Float, Int

@@ -10,9 +10,9 @@ from torchmetrics import MeanMetric
 from a2tgpo.batch import pack
 from a2tgpo.beliefs import Question
 from a2tgpo.diagnostics import clip_metrics, episode_metrics, token_positions
+from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring import questions_about
 from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
-from a2tgpo.trajectory import Trajectory
 
 
 class EpisodeMeter:

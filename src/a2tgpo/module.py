@@ -16,10 +16,10 @@ from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.interfaces import Aggregation, Clipper, Correction, Credit, Ratio, Signal, Surrogate
 from a2tgpo.meters import EpisodeMeter, IterationMeter
 from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
+from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring import score, token_stats
 from a2tgpo.system.distributed import all_gather_rows, local_rows, max_over_ranks, mean_over_ranks, rank_and_world_size
 from a2tgpo.system.timing import PhaseTimer
-from a2tgpo.trajectory import Task, Trajectory
 
 
 class A2TGPOModule(LightningModule):

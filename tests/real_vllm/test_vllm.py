@@ -17,8 +17,8 @@ from a2tgpo.engines.pushers.ipc import update_info
 from a2tgpo.engines.pushers.nccl import init_info
 from a2tgpo.engines.pushers.weights import description
 from a2tgpo.engines.server import Server, Unavailable
+from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.scoring import token_stats
-from a2tgpo.trajectory import Split
 
 pytestmark = pytest.mark.vllm
 LORA = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter")

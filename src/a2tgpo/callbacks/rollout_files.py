@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 
 from a2tgpo.batch import RolloutBatch
-from a2tgpo.trajectory import Trajectory
+from a2tgpo.rollouts.trajectory import Trajectory
 
 
 def render(trajectory: Trajectory) -> str:

@@ -6,7 +6,7 @@ from a2tgpo.environments.arithmetic import ExpressionError, evaluate, read_numbe
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.tools import call_with_timeout
 from a2tgpo.interfaces import Chat, Dialect, StepResult, Tool
-from a2tgpo.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import StopReason, Task
 
 CALCULATOR = Tool(
     "calculator",

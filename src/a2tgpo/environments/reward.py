@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from a2tgpo.trajectory import StopReason
+from a2tgpo.rollouts.trajectory import StopReason
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from a2tgpo.environments.matching import exact_match, f1
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.tools import call_with_timeout
 from a2tgpo.interfaces import Action, Chat, Dialect, EmptyCorpus, Retriever, StepResult, Tool
-from a2tgpo.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import StopReason, Task
 
 SEARCH = Tool("search", "Searches a collection of texts and returns the best passages.", {"query": "What to look for."})
 

@@ -15,9 +15,9 @@ from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surro
 from a2tgpo.normalizers.prompt_group import PromptGroup
 from a2tgpo.normalizers.turn_group import TurnGroup
 from a2tgpo.ratios.turn import TurnRatio
+from a2tgpo.rollouts.trajectory import Turn
 from a2tgpo.signals.information_gain import InformationGain
 from a2tgpo.surrogates.ppo import PPO
-from a2tgpo.trajectory import Turn
 
 
 @dataclass(frozen=True)

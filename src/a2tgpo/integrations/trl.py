@@ -20,9 +20,9 @@ from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.functional import clipped, k3_kl, to_tokens
 from a2tgpo.integrations.method import PAPER, Method, split_turns, turn_ids
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
 from a2tgpo.scoring import score
 from a2tgpo.system.distributed import all_gather_rows, local_rows, rank_and_world_size
-from a2tgpo.trajectory import StopReason, Task, Trajectory
 
 REPLACED = {
     "clipper": ("epsilon", "epsilon_high", "delta"),

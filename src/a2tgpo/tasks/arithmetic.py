@@ -8,7 +8,7 @@ from itertools import count
 from random import Random
 
 from a2tgpo.environments.arithmetic import evaluate, write_number
-from a2tgpo.trajectory import Split, Task
+from a2tgpo.rollouts.trajectory import Split, Task
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Edith", "Finn", "Grace", "Hugo", "Ines", "Jan", "Kira", "Leo")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stamps")

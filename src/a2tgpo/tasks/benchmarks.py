@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.question_files import Questions, listed, open_questions
-from a2tgpo.trajectory import Split
 
 RESERVED = ("overall", "weighted", "macro")
 """What the table calls its averages."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from a2tgpo.rollouts.trajectory import Split, Task
 from a2tgpo.tasks.question_rows import Layout
 from a2tgpo.tasks.question_sources import open_sources
-from a2tgpo.trajectory import Split, Task
 
 
 @dataclass(frozen=True)

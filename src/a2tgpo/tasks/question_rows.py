@@ -15,7 +15,7 @@ import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from a2tgpo.trajectory import Task
+from a2tgpo.rollouts.trajectory import Task
 
 ALIAS_SEPARATOR = "<|answer_split|>"
 TRUTH_PATHS = (

@@ -12,8 +12,8 @@ import datasets
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
+from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.jsonl import JsonLines, lines, read_json
-from a2tgpo.trajectory import Split
 
 datasets.disable_progress_bars()  # also when standard error is read for its one line of error
 datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said once, in the ValueError

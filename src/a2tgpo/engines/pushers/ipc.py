@@ -44,8 +44,8 @@ class IpcPush:
         _, n_ranks = rank_and_world_size()
         if policy.device.type != "cuda" or n_ranks > 1:
             raise ValueError(
-                f"data/engine/pusher=ipc: the policy is on {policy.device} in {n_ranks} processes; expected one process, "
-                "on the GPU of the server"
+                f"data/engine/pusher=ipc: the policy is on {policy.device} in {n_ranks} processes; expected one "
+                "process, on the GPU of the server"
             )
         self._policy = policy
         return Served(base, f"ipc-{uuid4().hex[:12]}")

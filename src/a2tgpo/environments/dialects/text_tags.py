@@ -8,7 +8,7 @@ from typing import Any
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
-from a2tgpo.thoughts import without_thoughts
+from a2tgpo.rollouts.thinking import without_thoughts
 
 
 @dataclass(frozen=True)

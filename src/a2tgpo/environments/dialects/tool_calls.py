@@ -8,8 +8,8 @@ from typing import Any
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
+from a2tgpo.rollouts.thinking import END_THINK, THINK, without_thoughts
 from a2tgpo.system.jsonl import read_json
-from a2tgpo.thoughts import END_THINK, THINK, without_thoughts
 
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _TAGS = (THINK, END_THINK, "<tool_call>", "</tool_call>")

@@ -4,7 +4,7 @@ from zlib import crc32
 
 import numpy as np
 
-from a2tgpo.trajectory import Split
+from a2tgpo.rollouts.trajectory import Split
 
 VOWELS = "aeiou"
 START_CONSONANTS = "B D F G H J K L M N P R S T V W Z Br Dr Kr Pl St Tr"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from a2tgpo.chat import encode_observation, encode_prompt
 from a2tgpo.interfaces import Completion, Engine, Environment, Sampling, StepResult
 from a2tgpo.policies.policy import Policy
-from a2tgpo.thoughts import only_quoted, opened_thought
-from a2tgpo.trajectory import StopReason, Task, Trajectory, Turn
+from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
+from a2tgpo.rollouts.thinking import only_quoted, opened_thought
+from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 
 TRAINING_NOISE, EVALUATION_NOISE = 0, 1
 """Second part of the key of the sampling noise, after the seed: evaluation never repeats training's draws."""
