@@ -8,16 +8,16 @@ from conftest import build_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.aggregations.seq_mean_token_mean import SeqMeanTokenMean
-from a2tgpo.aggregations.token_mean import TokenMean
 from a2tgpo.batch import PER_TOKEN, collate, context_states, pack
-from a2tgpo.clippers.adaptive_turn import AdaptiveTurn
-from a2tgpo.functional import k3_kl, to_tokens
-from a2tgpo.ratios.sequence import SequenceRatio
-from a2tgpo.ratios.token import TokenRatio
-from a2tgpo.ratios.turn import TurnRatio
+from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
+from a2tgpo.method.aggregations.token_mean import TokenMean
+from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
+from a2tgpo.method.functional import k3_kl, to_tokens
+from a2tgpo.method.ratios.sequence import SequenceRatio
+from a2tgpo.method.ratios.token import TokenRatio
+from a2tgpo.method.ratios.turn import TurnRatio
+from a2tgpo.method.surrogates.ppo import PPO
 from a2tgpo.scoring import token_stats
-from a2tgpo.surrogates.ppo import PPO
 
 SEARCH, FOUND, ANSWER = "<search> director of Bemi</search>", "<result> Varo Tano.</result>", "<answer> Varo</answer>"
 LENGTHS = st.lists(st.integers(1, 60), max_size=30)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from a2tgpo.corrections.none import NoCorrection
-from a2tgpo.corrections.truncated_importance import TruncatedImportance
+from a2tgpo.method.corrections.none import NoCorrection
+from a2tgpo.method.corrections.truncated_importance import TruncatedImportance
 
 TURNS = torch.tensor([[-1, 0, 0, -1, 1, 1]])
 OLD = torch.tensor([[0.3, 0.5, 0.2, 0.9, 0.9, 0.25]]).log()

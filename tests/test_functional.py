@@ -7,25 +7,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a2tgpo import functional
-from a2tgpo.accumulators.discounted import Discounted
-from a2tgpo.accumulators.none import NoAccumulation
-from a2tgpo.accumulators.variance_rescaled import VarianceRescaled
-from a2tgpo.aggregations.seq_mean_token_mean import SeqMeanTokenMean
-from a2tgpo.aggregations.seq_mean_token_sum import SeqMeanTokenSum
-from a2tgpo.aggregations.token_mean import TokenMean
-from a2tgpo.aggregations.token_sum_norm import TokenSumNorm
-from a2tgpo.clippers.adaptive_turn import AdaptiveTurn
-from a2tgpo.clippers.fixed import Fixed
-from a2tgpo.combiners.additive import Additive
-from a2tgpo.credit import StagedCredit
-from a2tgpo.normalizers.prompt_group import PromptGroup
-from a2tgpo.normalizers.turn_group import TurnGroup
-from a2tgpo.ratios.sequence import SequenceRatio
-from a2tgpo.ratios.token import TokenRatio
-from a2tgpo.ratios.turn import TurnRatio
-from a2tgpo.signals.information_gain import InformationGain
-from a2tgpo.surrogates.ppo import PPO
+from a2tgpo.method import functional
+from a2tgpo.method.accumulators.discounted import Discounted
+from a2tgpo.method.accumulators.none import NoAccumulation
+from a2tgpo.method.accumulators.variance_rescaled import VarianceRescaled
+from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
+from a2tgpo.method.aggregations.seq_mean_token_sum import SeqMeanTokenSum
+from a2tgpo.method.aggregations.token_mean import TokenMean
+from a2tgpo.method.aggregations.token_sum_norm import TokenSumNorm
+from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
+from a2tgpo.method.clippers.fixed import Fixed
+from a2tgpo.method.combiners.additive import Additive
+from a2tgpo.method.credits.staged import StagedCredit
+from a2tgpo.method.normalizers.prompt_group import PromptGroup
+from a2tgpo.method.normalizers.turn_group import TurnGroup
+from a2tgpo.method.ratios.sequence import SequenceRatio
+from a2tgpo.method.ratios.token import TokenRatio
+from a2tgpo.method.ratios.turn import TurnRatio
+from a2tgpo.method.signals.information_gain import InformationGain
+from a2tgpo.method.surrogates.ppo import PPO
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

@@ -14,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from a2tgpo.functional import to_tokens
+from a2tgpo.method.functional import to_tokens
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "credit_and_loss.json").read_text())
 METHOD = {

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from a2tgpo.integrations.method import split_turns, turn_ids
 from a2tgpo.integrations.verl import compute_a2tgpo_advantage, register
+from a2tgpo.method.method import split_turns, turn_ids
 
 SOURCE = Path(__file__).parents[1] / "src"
 

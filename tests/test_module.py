@@ -13,7 +13,7 @@ from lightning import Callback
 from tiny_runs import SMALL, fit
 
 from a2tgpo.beliefs import encode_answer
-from a2tgpo.functional import to_tokens
+from a2tgpo.method.functional import to_tokens
 from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring import token_stats
 

@@ -15,10 +15,10 @@ from tiny_runs import SHIPPED, finish
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
-from a2tgpo.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.environments.matching import exact_match
-from a2tgpo.integrations.method import PAPER
 from a2tgpo.integrations.trl import A2TGPOTrainer
+from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
+from a2tgpo.method.method import PAPER
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split

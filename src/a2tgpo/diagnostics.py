@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from a2tgpo.batch import RolloutBatch
-from a2tgpo.functional import k3_kl
+from a2tgpo.method.functional import k3_kl
 from a2tgpo.rollouts.trajectory import StopReason, Trajectory
 
 

@@ -17,8 +17,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo.batch import collate
 from a2tgpo.beliefs import plan_beliefs
-from a2tgpo.functional import clipped, k3_kl, to_tokens
-from a2tgpo.integrations.method import PAPER, Method, split_turns, turn_ids
+from a2tgpo.method.functional import clipped, k3_kl, to_tokens
+from a2tgpo.method.method import PAPER, Method, split_turns, turn_ids
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
 from a2tgpo.scoring import score

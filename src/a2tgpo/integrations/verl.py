@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from a2tgpo.functional import to_tokens
-from a2tgpo.integrations.method import PAPER, turn_ids
 from a2tgpo.interfaces import Credit
+from a2tgpo.method.functional import to_tokens
+from a2tgpo.method.method import PAPER, turn_ids
 
 NAME = "a2tgpo"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from a2tgpo import functional
+from a2tgpo.method import functional
 
 
 @dataclass(frozen=True)

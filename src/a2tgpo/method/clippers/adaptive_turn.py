@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from a2tgpo import functional
+from a2tgpo.method import functional
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from a2tgpo.normalizers.centre import Centre
-from a2tgpo.normalizers.prompt_group import PromptGroup
-from a2tgpo.normalizers.turn_group import TurnGroup
+from a2tgpo.method.normalizers.centre import Centre
+from a2tgpo.method.normalizers.prompt_group import PromptGroup
+from a2tgpo.method.normalizers.turn_group import TurnGroup
 
 if TYPE_CHECKING:
     from a2tgpo.interfaces import Accumulator, Combiner, Credit, Normalizer

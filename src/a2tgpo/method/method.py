@@ -6,18 +6,18 @@ from itertools import groupby
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from a2tgpo.accumulators.variance_rescaled import VarianceRescaled
-from a2tgpo.aggregations.seq_mean_token_mean import SeqMeanTokenMean
-from a2tgpo.clippers.adaptive_turn import AdaptiveTurn
-from a2tgpo.combiners.additive import Additive
-from a2tgpo.credit import StagedCredit
 from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
-from a2tgpo.normalizers.prompt_group import PromptGroup
-from a2tgpo.normalizers.turn_group import TurnGroup
-from a2tgpo.ratios.turn import TurnRatio
+from a2tgpo.method.accumulators.variance_rescaled import VarianceRescaled
+from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
+from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
+from a2tgpo.method.combiners.additive import Additive
+from a2tgpo.method.credits.staged import StagedCredit
+from a2tgpo.method.normalizers.prompt_group import PromptGroup
+from a2tgpo.method.normalizers.turn_group import TurnGroup
+from a2tgpo.method.ratios.turn import TurnRatio
+from a2tgpo.method.signals.information_gain import InformationGain
+from a2tgpo.method.surrogates.ppo import PPO
 from a2tgpo.rollouts.trajectory import Turn
-from a2tgpo.signals.information_gain import InformationGain
-from a2tgpo.surrogates.ppo import PPO
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A turn is credited with what follows."""
+"""A turn is credited with what follows, at a scale that does not grow with how much follows."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from a2tgpo import functional
+from a2tgpo.method import functional
 
 
 @dataclass(frozen=True)
-class Discounted:
-    """Discounted sum of the rewards to come."""
+class VarianceRescaled:
+    """Discounted sum of the rewards to come over the square root of their number (eqs. 6–9)."""
 
     gamma: float = 1.0
     """Discount per turn of distance."""
@@ -22,5 +22,5 @@ class Discounted:
 
     @torch.no_grad()
     def __call__(self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Dₜ; 0 where the mask is False."""
-        return functional.discounted_sum(reward, mask, self.gamma)
+        """Dₜ / √nₜ; 0 where the mask is False."""
+        return functional.sqrt_rescale(functional.discounted_sum(reward, mask, self.gamma), mask)

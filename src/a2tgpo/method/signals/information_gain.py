@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from a2tgpo import functional
+from a2tgpo.method import functional
 
 MAX_ALIASES = 8
 
