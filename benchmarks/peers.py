@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from a2tgpo.beliefs import Question
 from a2tgpo.interfaces import Completion, Sampling
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Trajectory
+from a2tgpo.scoring.beliefs import Question
 
 
 class GenerateEngine:

@@ -8,7 +8,6 @@ from conftest import build_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2tgpo.batch import PER_TOKEN, collate, context_states, pack
 from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
 from a2tgpo.method.aggregations.token_mean import TokenMean
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
@@ -17,7 +16,8 @@ from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
 from a2tgpo.method.surrogates.ppo import PPO
-from a2tgpo.scoring import token_stats
+from a2tgpo.scoring.batch import PER_TOKEN, collate, context_states, pack
+from a2tgpo.scoring.score import token_stats
 
 SEARCH, FOUND, ANSWER = "<search> director of Bemi</search>", "<result> Varo Tano.</result>", "<answer> Varo</answer>"
 LENGTHS = st.lists(st.integers(1, 60), max_size=30)

@@ -8,13 +8,13 @@ import torch
 from conftest import build_trajectory
 
 from a2tgpo import diagnostics
-from a2tgpo.batch import collate
 from a2tgpo.method.accumulators.variance_rescaled import VarianceRescaled
 from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.credits.staged import StagedCredit
 from a2tgpo.method.normalizers.prompt_group import PromptGroup
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 from a2tgpo.rollouts.trajectory import StopReason
+from a2tgpo.scoring.batch import collate
 
 SEARCH, ANSWER, RESULT = "<search> Varo</search>", "<answer> Varo</answer>", "<result> Nothing was found.</result>"
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_engine import PlainEngine
 
-from a2tgpo.batch import collate
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
 from a2tgpo.interfaces import Sampling, StepResult
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import StopReason, Task
-from a2tgpo.scoring import score
+from a2tgpo.scoring.batch import collate
+from a2tgpo.scoring.score import score
 from a2tgpo.tasks.embedded.names import ENDS
 from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
 

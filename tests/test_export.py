@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from a2tgpo.policies.policy import Policy
-from a2tgpo.scoring import score
+from a2tgpo.scoring.score import score
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from export import export

@@ -7,7 +7,7 @@ from tiny_runs import SMALL, fit
 
 from a2tgpo.evaluation import load_weights
 from a2tgpo.policies.reference import disabled_adapter
-from a2tgpo.scoring import token_stats
+from a2tgpo.scoring.score import token_stats
 
 LORA = ("model/policy=tiny_lora", "model/reference=disabled_adapter")
 

@@ -12,10 +12,10 @@ from hydra.utils import instantiate
 from lightning import Callback
 from tiny_runs import SMALL, fit
 
-from a2tgpo.beliefs import encode_answer
 from a2tgpo.method.functional import to_tokens
 from a2tgpo.rollouts.trajectory import StopReason
-from a2tgpo.scoring import token_stats
+from a2tgpo.scoring.beliefs import encode_answer
+from a2tgpo.scoring.score import token_stats
 
 BUDGETS = (1, 150, 260, 10_000)
 AGGREGATIONS = ("seq_mean_token_mean", "seq_mean_token_sum", "token_mean", "token_sum_norm")

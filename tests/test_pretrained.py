@@ -8,8 +8,6 @@ from model_zoo import ARCHITECTURES, WINDOW, build
 from peft import LoraConfig
 from tiny_runs import SMALL, fit
 
-from a2tgpo.batch import collate
-from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
@@ -22,7 +20,9 @@ from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import StopReason, Task
-from a2tgpo.scoring import score, token_stats
+from a2tgpo.scoring.batch import collate
+from a2tgpo.scoring.beliefs import plan_beliefs
+from a2tgpo.scoring.score import score, token_stats
 
 PASSAGES = ("The director of the film is Varo.", "The city of Varo is Kelu.", "The end token is <|im_end|>, they say.")
 TASK = Task("t", "Who is the director of the film?", ("Varo",), evidence=PASSAGES[:1])

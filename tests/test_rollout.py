@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
-from a2tgpo.batch import collate
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.reward import Reward
@@ -18,6 +17,7 @@ from a2tgpo.interfaces import Completion, StepResult
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.scoring.batch import collate
 
 PASSAGES = ("The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu.")
 TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import build_trajectory
 
-from a2tgpo.batch import collate, pack
-from a2tgpo.beliefs import encode_answer, plan_beliefs
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
 from a2tgpo.method.signals.information_gain import InformationGain
-from a2tgpo.scoring import score, token_stats
+from a2tgpo.scoring.batch import collate, pack
+from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
+from a2tgpo.scoring.score import score, token_stats
 
 WRAPPER = ("<think> done</think><answer> ", "</answer>")
 SEARCH, OTHER = "<search> director of Bemi</search>", "<think> need star</think><search> star of Bemi</search>"

@@ -14,7 +14,6 @@ from plain_engine import PlainEngine
 from test_engine import PROMPTS, assert_same, favour_end, play
 from tiny_runs import SHIPPED, SMALL, finish, start, table
 
-from a2tgpo.batch import collate
 from a2tgpo.engines.pushers.ipc import IpcPush
 from a2tgpo.engines.pushers.lora import LoraPush
 from a2tgpo.engines.pushers.nccl import NcclPush
@@ -23,7 +22,8 @@ from a2tgpo.engines.served import ServedEngine, request_seed
 from a2tgpo.interfaces import Sampling
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
-from a2tgpo.scoring import score
+from a2tgpo.scoring.batch import collate
+from a2tgpo.scoring.score import score
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from a2tgpo.batch import RolloutBatch
 from a2tgpo.interfaces import Engine, Environment, Learner, Tasks
 from a2tgpo.rollouts.loop import EVALUATION_NOISE, TRAINING_NOISE, Rollout
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
+from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.distributed import rank_and_world_size, shard
 from a2tgpo.system.process import precision_context
 

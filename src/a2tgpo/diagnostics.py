@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from a2tgpo.batch import RolloutBatch
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.rollouts.trajectory import StopReason, Trajectory
+from a2tgpo.scoring.batch import RolloutBatch
 
 
 def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:

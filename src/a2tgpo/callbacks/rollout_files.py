@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
-from a2tgpo.batch import RolloutBatch
 from a2tgpo.rollouts.trajectory import Trajectory
+from a2tgpo.scoring.batch import RolloutBatch
 
 
 def render(trajectory: Trajectory) -> str:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from a2tgpo.batch import collate
-from a2tgpo.beliefs import plan_beliefs
 from a2tgpo.method.functional import clipped, k3_kl, to_tokens
 from a2tgpo.method.method import PAPER, Method, split_turns, turn_ids
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
-from a2tgpo.scoring import score
+from a2tgpo.scoring.batch import collate
+from a2tgpo.scoring.beliefs import plan_beliefs
+from a2tgpo.scoring.score import score
 from a2tgpo.system.distributed import all_gather_rows, local_rows, rank_and_world_size
 
 REPLACED = {

@@ -3,7 +3,7 @@
 verl gives an estimator the rewards of a response's tokens, the mask of its sampled tokens and the prompt of each row.
 So the gains must stand among the rewards: a reward manager puts the gain of a turn on the **first token of the tool
 result** that answers it, and the outcome on any other token (verl's own place is the last one). Beliefs are scored by
-that reward manager, with `a2tgpo.beliefs` and `a2tgpo.scoring`. It must return a reward for every token: where verl's
+that reward manager, with `a2tgpo.scoring.beliefs` and `a2tgpo.scoring.score`. It must return a reward for every token: where verl's
 agent loop asks for one number a sequence, it places that on the last token, and no gain arrives.
 
 Clip bounds are out of reach: verl's loss is given advantages but no bounds, so its own clip range holds for all turns.

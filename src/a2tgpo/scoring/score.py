@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from a2tgpo.batch import RolloutBatch, pack
-from a2tgpo.beliefs import Question, answer_logprobs
 from a2tgpo.policies.policy import Policy, evaluation_mode
+from a2tgpo.scoring.batch import RolloutBatch, pack
+from a2tgpo.scoring.beliefs import Question, answer_logprobs
 from a2tgpo.system.distributed import max_over_ranks
 
 

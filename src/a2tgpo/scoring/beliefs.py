@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, PreTrainedTokenizerBase
 
-from a2tgpo.batch import context_states
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.thinking import END_THINK, THINK, opened_thought
 from a2tgpo.rollouts.trajectory import Trajectory
+from a2tgpo.scoring.batch import context_states
 
 
 @dataclass(frozen=True)
