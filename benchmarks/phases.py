@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from peers import GenerateEngine, beliefs_all_prefixes, beliefs_prefix_by_prefix
 
-from a2tgpo.datamodule import RolloutDataModule
-from a2tgpo.module import A2TGPOModule
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import collate, pack
 from a2tgpo.scoring.beliefs import plan_beliefs
 from a2tgpo.scoring.score import score, token_stats
 from a2tgpo.system.process import configure_process
+from a2tgpo.training.datamodule import RolloutDataModule
+from a2tgpo.training.module import A2TGPOModule
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -88,7 +88,7 @@ def test_exceptions_name_files_that_exist():
 def test_entry_point_composes_by_itself(composed, entry_point):
     config = composed(config_name=entry_point)
     assert config.task_name == entry_point
-    assert plain(config.model.module)["_target_"] == "a2tgpo.module.A2TGPOModule"
+    assert plain(config.model.module)["_target_"] == "a2tgpo.training.module.A2TGPOModule"
 
 
 @pytest.mark.parametrize("name", GROUPED)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import build_trajectory
 
-from a2tgpo import diagnostics
 from a2tgpo.method.accumulators.variance_rescaled import VarianceRescaled
 from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.credits.staged import StagedCredit
@@ -15,6 +14,7 @@ from a2tgpo.method.normalizers.prompt_group import PromptGroup
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring.batch import collate
+from a2tgpo.training import metrics as diagnostics
 
 SEARCH, ANSWER, RESULT = "<search> Varo</search>", "<answer> Varo</answer>", "<result> Nothing was found.</result>"
 

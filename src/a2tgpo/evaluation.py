@@ -13,11 +13,11 @@ import torch
 from a2tgpo.benchmark_scores import SetScores, score
 from a2tgpo.benchmarks_table import Column, columns, write_table
 from a2tgpo.callbacks.rollout_files import record, write_jsonl
-from a2tgpo.diagnostics import episode_metrics
 from a2tgpo.policies.policy import Policy, load_trained_weights
 from a2tgpo.rollouts.loop import EVALUATION_NOISE, Rollout
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.tasks.benchmarks import Benchmarks
+from a2tgpo.training.metrics import episode_metrics
 
 
 def load_weights(policy: Policy, path: Path) -> None:

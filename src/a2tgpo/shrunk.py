@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
-from a2tgpo.datamodule import RolloutDataModule
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import DTYPES, prepare
+from a2tgpo.training.datamodule import RolloutDataModule
 
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"num_key_value_heads": 2, "head_dim": 16}

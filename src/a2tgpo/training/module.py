@@ -8,9 +8,7 @@ from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from a2tgpo import diagnostics
 from a2tgpo.interfaces import Aggregation, Clipper, Correction, Credit, Ratio, Signal, Surrogate
-from a2tgpo.meters import EpisodeMeter, IterationMeter
 from a2tgpo.method.credits.staged import compares_within_groups
 from a2tgpo.method.functional import clipped, k3_kl, to_tokens
 from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
@@ -20,6 +18,8 @@ from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
 from a2tgpo.scoring.score import score, token_stats
 from a2tgpo.system.distributed import all_gather_rows, local_rows, max_over_ranks, mean_over_ranks, rank_and_world_size
 from a2tgpo.system.timing import PhaseTimer
+from a2tgpo.training import metrics as diagnostics
+from a2tgpo.training.meters import EpisodeMeter, IterationMeter
 
 
 class A2TGPOModule(LightningModule):

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from a2tgpo.diagnostics import clip_metrics, episode_metrics, token_positions
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import pack
 from a2tgpo.scoring.beliefs import Question
 from a2tgpo.scoring.score import questions_about
 from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
+from a2tgpo.training.metrics import clip_metrics, episode_metrics, token_positions
 
 
 class EpisodeMeter:
