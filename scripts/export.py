@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from a2tgpo.evaluation import load_weights
+from a2tgpo.evaluation.evaluate import load_weights
 from a2tgpo.policies.policy import Policy
 from launch import one_line_errors, prepare_process
 

@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from a2tgpo.benchmarks_table import print_table
-from a2tgpo.evaluation import evaluate, evaluate_benchmarks, load_weights, move
+from a2tgpo.evaluation.evaluate import evaluate, evaluate_benchmarks, load_weights, move
+from a2tgpo.evaluation.table import print_table
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.tasks.benchmarks import Benchmarks

@@ -14,8 +14,8 @@ from rich.console import Console
 from tiny_runs import SHIPPED
 
 import eval as entry_point
-from a2tgpo.benchmark_scores import SetScores, averages, bootstrap, score
-from a2tgpo.benchmarks_table import columns, print_table, write_table
+from a2tgpo.evaluation.bootstrap import SetScores, averages, bootstrap, score
+from a2tgpo.evaluation.table import columns, print_table, write_table
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.tasks.embedded.questions import QuestionMix, make_question

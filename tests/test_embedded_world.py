@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SearchQA
-from a2tgpo.evaluation import evaluate
+from a2tgpo.evaluation.evaluate import evaluate
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever

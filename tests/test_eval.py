@@ -10,7 +10,7 @@ from conftest import build_trajectory
 from tiny_runs import SHIPPED
 
 import eval as entry_point
-from a2tgpo.evaluation import load_weights, pass_at_k, sampled_metrics
+from a2tgpo.evaluation.evaluate import load_weights, pass_at_k, sampled_metrics
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.system.process import precision_context
 

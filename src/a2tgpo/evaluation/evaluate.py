@@ -10,9 +10,9 @@ from zlib import crc32
 
 import torch
 
-from a2tgpo.benchmark_scores import SetScores, score
-from a2tgpo.benchmarks_table import Column, columns, write_table
 from a2tgpo.callbacks.rollout_files import record, write_jsonl
+from a2tgpo.evaluation.bootstrap import SetScores, score
+from a2tgpo.evaluation.table import Column, columns, write_table
 from a2tgpo.policies.policy import Policy, load_trained_weights
 from a2tgpo.rollouts.loop import EVALUATION_NOISE, Rollout
 from a2tgpo.rollouts.trajectory import Task, Trajectory

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from a2tgpo.benchmark_scores import COVERAGE, OVERALL, RESAMPLES, Estimate, SetScores, averages
+from a2tgpo.evaluation.bootstrap import COVERAGE, OVERALL, RESAMPLES, Estimate, SetScores, averages
 
 LABELS = {
     "hotpotqa": "HotpotQA",
