@@ -12,8 +12,8 @@ from peft import LoraConfig
 from rich.console import Console
 
 from a2tgpo.callbacks.sizing_report import SizingReport
-from a2tgpo.shrunk import parameter_counts
-from a2tgpo.sizing import GIB, Hardware, Plan, memory, peak, seconds, tokens
+from a2tgpo.dry_run.footprint import GIB, Hardware, Plan, memory, peak, seconds, tokens
+from a2tgpo.dry_run.toy_models import parameter_counts
 
 README = Path(__file__).parents[1] / "README.md"
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -8,8 +8,8 @@ from peft import LoraConfig
 from rich.console import Console
 from rich.table import Table
 
-from a2tgpo.shrunk import parameter_counts
-from a2tgpo.sizing import GIB, USABLE, Hardware, Plan, memory, peak, seconds, tokens
+from a2tgpo.dry_run.footprint import GIB, USABLE, Hardware, Plan, memory, peak, seconds, tokens
+from a2tgpo.dry_run.toy_models import parameter_counts
 
 COMPUTE_BYTES = 2
 """The trainers for GPUs compute in bf16."""
