@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from a2tgpo.report import print_report
+from a2tgpo.callbacks.report import print_report
 from a2tgpo.system.process import configure_process
 from launch import ROOT, keep_config, launch, one_line_errors, prepare_process, require_values
 

@@ -10,7 +10,7 @@ from tiny_runs import SMALL
 
 import train
 from a2tgpo.callbacks.progress import TrainingProgress
-from a2tgpo.report import print_report
+from a2tgpo.callbacks.report import print_report
 
 
 @pytest.fixture
