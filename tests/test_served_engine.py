@@ -14,11 +14,11 @@ from plain_engine import PlainEngine
 from test_engine import PROMPTS, assert_same, favour_end, play
 from tiny_runs import SHIPPED, SMALL, finish, start, table
 
-from a2tgpo.engines.pushers.ipc import IpcPush
-from a2tgpo.engines.pushers.lora import LoraPush
-from a2tgpo.engines.pushers.nccl import NcclPush
-from a2tgpo.engines.pushers.reload import ReloadPush
-from a2tgpo.engines.served import ServedEngine, request_seed
+from a2tgpo.engines.vllm import ServedEngine, request_seed
+from a2tgpo.engines.weight_sync.ipc import IpcPush
+from a2tgpo.engines.weight_sync.lora import LoraPush
+from a2tgpo.engines.weight_sync.nccl import NcclPush
+from a2tgpo.engines.weight_sync.reload import ReloadPush
 from a2tgpo.interfaces import Sampling
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy

@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # environments and retrievers stay free of torch
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from a2tgpo.engines.pushers.weights import Served
-    from a2tgpo.engines.server import Server
+    from a2tgpo.engines.http_client import Server
+    from a2tgpo.engines.weight_sync.weights import Served
     from a2tgpo.policies.policy import Policy
     from a2tgpo.scoring.batch import RolloutBatch
     from a2tgpo.system.timing import PhaseTimer

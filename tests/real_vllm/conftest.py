@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import ROOT, SHIPPED
 
-from a2tgpo.engines.server import Server, Unavailable
+from a2tgpo.engines.http_client import Server, Unavailable
 
 STARTUP = 240
 """Seconds in which a server must have come up."""

@@ -11,11 +11,11 @@ import torch
 from hydra.utils import instantiate
 from tiny_runs import ROOT, SMALL, fit
 
+from a2tgpo.engines.http_client import Server, Unavailable
 from a2tgpo.engines.huggingface import HuggingFaceEngine
-from a2tgpo.engines.pushers.ipc import update_info
-from a2tgpo.engines.pushers.nccl import init_info
-from a2tgpo.engines.pushers.weights import description
-from a2tgpo.engines.server import Server, Unavailable
+from a2tgpo.engines.weight_sync.ipc import update_info
+from a2tgpo.engines.weight_sync.nccl import init_info
+from a2tgpo.engines.weight_sync.weights import description
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import token_stats

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.cuda import nccl
 
-from a2tgpo.engines.pushers.weights import Served, description, require_whole_model, whole_weights
-from a2tgpo.engines.server import Server, Unavailable
+from a2tgpo.engines.http_client import Server, Unavailable
+from a2tgpo.engines.weight_sync.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.policies.policy import Policy
 
 

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from a2tgpo.engines.pushers.weights import Served, require_whole_model
-from a2tgpo.engines.server import Server, Unavailable
+from a2tgpo.engines.http_client import Server, Unavailable
+from a2tgpo.engines.weight_sync.weights import Served, require_whole_model
 from a2tgpo.policies.policy import Policy
 
 

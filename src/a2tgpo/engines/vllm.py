@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from a2tgpo.engines.pushers.weights import Served, weights_mark, whole_weights
-from a2tgpo.engines.server import Patience, Refused, Server, Unavailable
+from a2tgpo.engines.http_client import Patience, Refused, Server, Unavailable
+from a2tgpo.engines.weight_sync.weights import Served, weights_mark, whole_weights
 from a2tgpo.interfaces import Completion, Pusher, Sampling
 from a2tgpo.policies.policy import Policy
 from a2tgpo.system.distributed import gather, rank_and_world_size

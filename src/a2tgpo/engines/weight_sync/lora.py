@@ -8,8 +8,8 @@ from uuid import uuid4
 from peft import PeftModel
 from torch import Tensor
 
-from a2tgpo.engines.pushers.weights import Served
-from a2tgpo.engines.server import Refused, Server, Unavailable
+from a2tgpo.engines.http_client import Refused, Server, Unavailable
+from a2tgpo.engines.weight_sync.weights import Served
 from a2tgpo.policies.policy import Policy
 
 
