@@ -24,19 +24,19 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from a2tgpo.embedded.demonstrations import Habits, demonstrate
+from a2tgpo.embedded.names import WORDS
+from a2tgpo.embedded.probes import closed_book_em, forced_search_em
+from a2tgpo.embedded.questions import QuestionMix, make_question
+from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
+from a2tgpo.embedded.tokenizer import build_tokenizer
+from a2tgpo.embedded.world import WorldSize
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.policies.policy import Policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
-from a2tgpo.tasks.embedded.demonstrations import Habits, demonstrate
-from a2tgpo.tasks.embedded.names import WORDS
-from a2tgpo.tasks.embedded.probes import closed_book_em, forced_search_em
-from a2tgpo.tasks.embedded.questions import QuestionMix, make_question
-from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
-from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
-from a2tgpo.tasks.embedded.world import WorldSize
 
 BATCH_SIZE, BATCHES_PER_SORT = 64, 8
 QUESTIONS_PER_WORLD, COPY_SHARE, COPY_WORDS = 8, 0.15, 12

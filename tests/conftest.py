@@ -10,10 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 from a2tgpo.system.process import configure_process
-from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 configure_process(threads=1, keep_memory=True)

@@ -10,8 +10,8 @@ from tiny_runs import SMALL, finish, start
 import eval as eval_entry_point
 import launch
 import train as train_entry_point
+from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
 from a2tgpo.rollouts.trajectory import Split
-from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages
 
 
 class TasksWithoutAnswers(EmbeddedTasks):

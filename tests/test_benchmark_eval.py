@@ -14,12 +14,12 @@ from rich.console import Console
 from tiny_runs import SHIPPED
 
 import eval as entry_point
+from a2tgpo.embedded.questions import QuestionMix, make_question
+from a2tgpo.embedded.world import WorldSize, make_world
 from a2tgpo.evaluation.bootstrap import SetScores, averages, bootstrap, score
 from a2tgpo.evaluation.table import columns, print_table, write_table
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.benchmarks import Benchmarks
-from a2tgpo.tasks.embedded.questions import QuestionMix, make_question
-from a2tgpo.tasks.embedded.world import WorldSize, make_world
 
 GROUPS = {"multi_hop": ["hotpotqa", "two_wiki", "musique", "bamboogle"], "single_hop": ["nq", "triviaqa", "popqa"]}
 SETS = [name for names in GROUPS.values() for name in names]

@@ -12,9 +12,9 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 
+from a2tgpo.embedded.demonstrations import answer_action, search_action
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.rollouts.trajectory import Split, StopReason
-from a2tgpo.tasks.embedded.demonstrations import answer_action, search_action
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/distributed.md")

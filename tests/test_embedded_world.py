@@ -14,6 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+from a2tgpo.embedded.demonstrations import Habits, demonstrate
+from a2tgpo.embedded.names import WORDS
+from a2tgpo.embedded.probes import closed_book_em, forced_search_em
+from a2tgpo.embedded.questions import QuestionMix
+from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
+from a2tgpo.embedded.tokenizer import build_tokenizer
+from a2tgpo.embedded.world import WorldSize, make_world
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SearchQA
@@ -22,13 +29,6 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
-from a2tgpo.tasks.embedded.demonstrations import Habits, demonstrate
-from a2tgpo.tasks.embedded.names import WORDS
-from a2tgpo.tasks.embedded.probes import closed_book_em, forced_search_em
-from a2tgpo.tasks.embedded.questions import QuestionMix
-from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
-from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
-from a2tgpo.tasks.embedded.world import WorldSize, make_world
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src/a2tgpo/policies/tiny"
 SIZE = WorldSize()

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_engine import PlainEngine
 
+from a2tgpo.embedded.names import ENDS
+from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
 from a2tgpo.interfaces import Sampling, StepResult
@@ -19,8 +21,6 @@ from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import score
-from a2tgpo.tasks.embedded.names import ENDS
-from a2tgpo.tasks.embedded.tokenizer import build_tokenizer
 
 FREQUENT_STOPS = (*(end for end in ENDS if end[1] in "ae"), "</search>")
 NEVER = ("@@@@",)

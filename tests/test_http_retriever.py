@@ -12,12 +12,12 @@ from misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving
 from tiny_runs import SHIPPED, SMALL
 
 import train
+from a2tgpo.embedded.demonstrations import answer_action, search_action
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.http import HttpRetriever, RetrievalError
 from a2tgpo.retrievers.server import RetrievalServer
 from a2tgpo.rollouts.trajectory import Split, StopReason
-from a2tgpo.tasks.embedded.demonstrations import answer_action, search_action
 
 QUICK = {"timeout": 0.5, "total_timeout": 4.0, "retries": 2, "max_concurrent": 16, "cache_size": 100}
 RUBBISH = (

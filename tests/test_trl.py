@@ -15,6 +15,9 @@ from tiny_runs import SHIPPED, finish
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
+from a2tgpo.embedded.questions import QuestionMix
+from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
+from a2tgpo.embedded.world import WorldSize
 from a2tgpo.environments.matching import exact_match
 from a2tgpo.integrations.trl import A2TGPOTrainer
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
@@ -22,9 +25,6 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
-from a2tgpo.tasks.embedded.questions import QuestionMix
-from a2tgpo.tasks.embedded.tasks import EmbeddedTasks, WorldPassages
-from a2tgpo.tasks.embedded.world import WorldSize
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
 

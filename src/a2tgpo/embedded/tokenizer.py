@@ -5,8 +5,8 @@ import re
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from a2tgpo.tasks.embedded.names import ENDS, STARTS
-from a2tgpo.tasks.embedded.world import FIRST_YEAR, LAST_YEAR, RELATIONS
+from a2tgpo.embedded.names import ENDS, STARTS
+from a2tgpo.embedded.world import FIRST_YEAR, LAST_YEAR, RELATIONS
 
 PAD, END = "<pad>", "<eos>"
 TAGS = tuple(f"<{slash}{tag}>" for tag in ("think", "search", "result", "answer") for slash in ("", "/"))

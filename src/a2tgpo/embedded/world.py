@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from a2tgpo.embedded.names import draw_words
 from a2tgpo.rollouts.trajectory import Split
-from a2tgpo.tasks.embedded.names import draw_words
 
 FIRST_YEAR, LAST_YEAR = 1951, 1970
 

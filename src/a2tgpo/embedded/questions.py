@@ -5,8 +5,8 @@ from zlib import crc32
 
 import numpy as np
 
+from a2tgpo.embedded.world import RELATIONS, World
 from a2tgpo.rollouts.trajectory import Task
-from a2tgpo.tasks.embedded.world import RELATIONS, World
 
 MIN_YEAR_GAP = 5
 COMPARISON = "comparison"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from a2tgpo.embedded.questions import COMPARISON, query
+from a2tgpo.embedded.world import RELATIONS, World
 from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.rollouts.trajectory import Task
-from a2tgpo.tasks.embedded.questions import COMPARISON, query
-from a2tgpo.tasks.embedded.world import RELATIONS, World
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from a2tgpo.embedded.questions import QuestionMix, make_question
+from a2tgpo.embedded.world import World, WorldSize, make_world
 from a2tgpo.rollouts.trajectory import Split, Task
-from a2tgpo.tasks.embedded.questions import QuestionMix, make_question
-from a2tgpo.tasks.embedded.world import World, WorldSize, make_world
 
 cached_world = lru_cache(maxsize=1024)(make_world)
 
