@@ -10,11 +10,11 @@ from lightning import Callback
 from tiny_runs import SMALL, fit
 
 from a2tgpo.engines.scripted import ScriptedEngine
-from a2tgpo.environments.arithmetic import ExpressionError, evaluate, read_number, write_number
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
+from a2tgpo.environments.safe_arithmetic import ExpressionError, evaluate, read_number, write_number
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import Split, StopReason, Task
-from a2tgpo.tasks.arithmetic import ArithmeticTasks
+from a2tgpo.tasks.word_problems import ArithmeticTasks
 
 PROBLEM = Task(
     "t", "Ben has 12 eggs. Ben gives 4 away. Then Ben has 3 times as many. How many eggs does Ben have now?", ("24",),

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from a2tgpo.environments.arithmetic import ExpressionError, evaluate, read_number, write_number
 from a2tgpo.environments.reward import Reward
+from a2tgpo.environments.safe_arithmetic import ExpressionError, evaluate, read_number, write_number
 from a2tgpo.environments.tools import call_with_timeout
 from a2tgpo.interfaces import Chat, Dialect, StepResult, Tool
 from a2tgpo.rollouts.trajectory import StopReason, Task

@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import count
 from random import Random
 
-from a2tgpo.environments.arithmetic import evaluate, write_number
+from a2tgpo.environments.safe_arithmetic import evaluate, write_number
 from a2tgpo.rollouts.trajectory import Split, Task
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Edith", "Finn", "Grace", "Hugo", "Ines", "Jan", "Kira", "Leo")
