@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from a2tgpo.interfaces import Completion, Sampling
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.beliefs import Question
 
@@ -57,7 +57,7 @@ class GenerateEngine:
             **padded,
             max_new_tokens=sampling.max_tokens,
             do_sample=False,
-            stop_strings=list(sampling.stop_texts),
+            stop_strings=list(sampling.stop_strings),
             tokenizer=tokenizer,
             pad_token_id=tokenizer.pad_token_id,
         )
@@ -66,7 +66,7 @@ class GenerateEngine:
             ids = tuple(new[: new.index(tokenizer.pad_token_id)] if tokenizer.pad_token_id in new else new)
             self._open[session] += ids
             finish = "eos" if ids[-1] == tokenizer.eos_token_id else "stop"
-            if len(ids) == sampling.max_tokens and not tokenizer.decode(ids).endswith(tuple(sampling.stop_texts)):
+            if len(ids) == sampling.max_tokens and not tokenizer.decode(ids).endswith(tuple(sampling.stop_strings)):
                 finish = "length"
             done.set_result(Completion(ids, (0.0,) * len(ids), finish))
 

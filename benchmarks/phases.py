@@ -126,7 +126,7 @@ def main() -> None:
             beliefs_all_prefixes(policy, trajectories, questions),
         ),
     }
-    scoring = measure(ways, tokens + sum(question.answer.n_read for question in questions), meter, rounds)
+    scoring = measure(ways, tokens + sum(question.answer.n_input_tokens for question in questions), meter, rounds)
 
     def update() -> None:
         for rows in pack(batch.lengths.tolist(), budget):

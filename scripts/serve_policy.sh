@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Serve a model folder or hub id for data/engine=served: scripts/serve_policy.sh MODEL [further options of vLLM …]
+# Serve a model folder or hub id for data/engine=vllm: scripts/serve_policy.sh MODEL [further options of vLLM …]
 # VLLM_PYTHON names the Python that has vLLM; the one of scripts/setup_vllm.sh otherwise.
 set -euo pipefail
 

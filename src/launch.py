@@ -24,8 +24,18 @@ ROOT = Path(__file__).resolve().parents[1]
 TERMINATED = 143
 """Exit code of a process that SIGTERM ended."""
 
-FREE = (".path", "_path", "_dir", ".url", "timeout", ".retries", ".patience", ".max_concurrent", ".max_concurrency")
-FREE += (".cache_size", ".max_sessions", ".micro_batch_tokens", ".gradient_checkpointing")
+RESUME_MAY_CHANGE = (
+    ".path",
+    "_path",
+    "_dir",
+    ".url",
+    "timeout",
+    ".retries",
+    ".patience",
+    ".max_concurrent",
+    ".max_concurrency",
+)
+RESUME_MAY_CHANGE += (".cache_size", ".max_sessions", ".micro_batch_tokens", ".gradient_checkpointing")
 """Ends of the keys that a resume may change: where things are, and how much is done at once."""
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -62,7 +72,7 @@ def require_values(config: DictConfig) -> None:
         raise ValueError(f"{missing[0]}: no value; expected {' and '.join(f'{key}=…' for key in missing)}")
 
 
-def keep_config(config: DictConfig, path: Path) -> None:
+def save_or_check_config(config: DictConfig, path: Path) -> None:
     """Write the resolved configuration of a new run; hold a resumed one against what is written there.
 
     Raises ValueError naming the first key of `data`, `model` or `seed` that differs, but for those that say
@@ -74,7 +84,7 @@ def keep_config(config: DictConfig, path: Path) -> None:
         return
     now, then = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (config, OmegaConf.load(path)))
     for key in sorted(now.keys() | then.keys()):
-        same_run = key == "seed" or (key.startswith(("data.", "model.")) and not key.endswith(FREE))
+        same_run = key == "seed" or (key.startswith(("data.", "model.")) and not key.endswith(RESUME_MAY_CHANGE))
         if same_run and now.get(key) != then.get(key):
             raise ValueError(
                 f"{key}={now.get(key)}: the run of {path.parent} was started with {then.get(key)}; "

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from a2tgpo.callbacks.report import print_report
 from a2tgpo.system.process import configure_process
-from launch import ROOT, keep_config, launch, one_line_errors, prepare_process, require_values
+from launch import ROOT, launch, one_line_errors, prepare_process, require_values, save_or_check_config
 
 prepare_process()
 
@@ -29,7 +29,7 @@ def train(config: DictConfig) -> None:
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         run_dir = Path(config.paths.output_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        keep_config(config, Path(config.paths.output_dir) / "config.yaml")
+        save_or_check_config(config, Path(config.paths.output_dir) / "config.yaml")
         data = instantiate(config.data.module, _convert_="all")
         learner = instantiate(config.model.module, _convert_="all")
         trainer = instantiate(

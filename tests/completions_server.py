@@ -10,8 +10,8 @@ from peft import PeftModel
 from plain_engine import PlainEngine
 from transformers import AutoModelForCausalLM
 
-from a2tgpo.interfaces import Sampling
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.protocols import Sampling
 
 
 class CompletionsServer(ThreadingHTTPServer):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from a2tgpo.engines.sampling import keyed_uniforms
-from a2tgpo.interfaces import Completion, Sampling
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.protocols import Completion, Sampling
 
 
 class PlainEngine:
@@ -32,7 +32,7 @@ class PlainEngine:
             if token == self.policy.tokenizer.eos_token_id:
                 finish = "eos"
                 break
-            if any(stop in text for stop in sampling.stop_texts):
+            if any(stop in text for stop in sampling.stop_strings):
                 finish = "stop"
                 break
         return Completion(tuple(session[start:]), tuple(logprobs), finish)

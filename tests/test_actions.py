@@ -6,11 +6,12 @@ import pytest
 
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.matching import exact_match, f1, normalize_answer
+from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SEARCH as TOOL
 from a2tgpo.environments.search_qa import SearchQA
-from a2tgpo.interfaces import Action, StepResult, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 
 FIRST, SECOND = "The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu."
@@ -134,7 +135,7 @@ def test_tool_text_creates_no_tags(text):
     assert not any(
         f"<{slash}{tag}>" in inside for tag in ("think", "search", "result", "answer") for slash in ("", "/")
     )
-    assert not any(stop in result for stop in DIALECT.stop_texts([TOOL]))
+    assert not any(stop in result for stop in DIALECT.stop_strings([TOOL]))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -28,7 +28,7 @@ NOT_BUILT = {
 LARGE = {name for name in NAMES if name.startswith("experiment/") and ("qwen" in name or "pretrained" in name)}
 """Their models must be fetched; built at small width in test_shapes.py."""
 INCOMPLETE = {
-    **{f"data/engine/pusher/{name}": "data/engine=served" for name in ("lora", "reload", "ipc", "nccl")},
+    **{f"data/engine/weight_sync/{name}": "data/engine=vllm" for name in ("lora", "reload", "ipc", "nccl")},
     "data/retriever/bm25": "data.retriever.corpus_path=corpus.jsonl",
     "data/retriever/dense": "data.retriever.corpus_path=corpus.jsonl",
     "model/policy/pretrained": "model.policy.path=model",

@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
 from a2tgpo.environments.passages import PassageLayout
+from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SEARCH, SearchQA
-from a2tgpo.interfaces import Action, Chat, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.trajectory import StopReason, Task
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "data" / "dialect").glob("*.yaml"))
@@ -76,7 +77,7 @@ def test_the_question_stands_in_the_prompt_as_it_is(named):
 
 def test_a_call_may_have_another_tag_than_its_tool():
     dialect = TextTags("{question}", ("<answer>", "</answer>"), call_tags={"search": "query"})
-    assert dialect.stop_texts([SEARCH]) == ("</query>", "</answer>")
+    assert dialect.stop_strings([SEARCH]) == ("</query>", "</answer>")
     assert dialect.parse("<query>a</query>", [SEARCH]) == Action((ToolCall("search", {"query": "a"}),))
     assert dialect.parse("<search>a</search>", [SEARCH]) is None
     assert dialect.observe(["<query>b</query>"], [SEARCH]) == "<result> [query]b[/query]</result>"

@@ -15,9 +15,9 @@ from plain_engine import PlainEngine
 from a2tgpo.embedded.names import ENDS
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.engines.huggingface import HuggingFaceEngine
-from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
-from a2tgpo.interfaces import Sampling, StepResult
+from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
 from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.protocols import Sampling, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import score
@@ -32,7 +32,7 @@ KEY = (3, 0, 11)
 class Talk:
     """Answers three actions with texts of different lengths; the fourth ends the episode."""
 
-    stop_texts = FREQUENT_STOPS
+    stop_strings = FREQUENT_STOPS
     answer_wrapper = ("<answer> ", "</answer>")
 
     def __init__(self, task, broken=False):
@@ -90,8 +90,8 @@ def open_all(engine, policy, prompts, n):
     return asyncio.run(together())
 
 
-def samplings(limits, stop_texts=NEVER, key=0):
-    return [Sampling(limit, stop_texts, False, (key, row)) for row, limit in enumerate(limits)]
+def samplings(limits, stop_strings=NEVER, key=0):
+    return [Sampling(limit, stop_strings, False, (key, row)) for row, limit in enumerate(limits)]
 
 
 def favour_end(policy, amount):
@@ -246,10 +246,10 @@ def test_an_interrupted_rollout_leaves_the_engine_usable(policy):
 # ---- Where an action ends --------------------------------------------------------------------------------------------
 
 
-def sample_many(policy, stop_texts, max_tokens=12):
+def sample_many(policy, stop_strings, max_tokens=12):
     engine = HuggingFaceEngine()
     sessions = open_all(engine, policy, [range(10, 20)], n=32)
-    return extend_all(engine, sessions, [()] * 32, samplings([max_tokens] * 32, stop_texts))
+    return extend_all(engine, sessions, [()] * 32, samplings([max_tokens] * 32, stop_strings))
 
 
 def test_a_token_that_overshoots_the_stop_text_is_kept_whole(policy):
@@ -263,7 +263,7 @@ def test_a_token_that_overshoots_the_stop_text_is_kept_whole(policy):
 def test_a_stop_text_may_be_spread_over_tokens():
     tokenizer = build_tokenizer()
     ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁Va", "ro", "▁of")]
-    assert [StopWatcher(tokenizer, ("aro o",)).complete(ids[: n + 1]) for n in range(3)] == [False, False, True]
+    assert [StopStringMatcher(tokenizer, ("aro o",)).complete(ids[: n + 1]) for n in range(3)] == [False, False, True]
 
 
 def test_the_end_token_ends_an_action_and_is_kept(policy):
@@ -291,8 +291,8 @@ ASCII = st.sampled_from(
     st.lists(ASCII, min_size=1, max_size=12),
     st.sets(st.sampled_from(["a", "of", "o V", "h>", "</search>"]), min_size=1),
 )
-def test_the_watcher_stops_at_the_first_token_that_completes_a_stop_text(ids, stop_texts):
-    watcher = StopWatcher(TOKENIZER, tuple(stop_texts))
+def test_the_watcher_stops_at_the_first_token_that_completes_a_stop_text(ids, stop_strings):
+    watcher = StopStringMatcher(TOKENIZER, tuple(stop_strings))
     texts = [TOKENIZER.decode(ids[: n + 1]) for n in range(len(ids))]
-    naive = next((n for n, text in enumerate(texts) if any(stop in text for stop in stop_texts)), None)
+    naive = next((n for n, text in enumerate(texts) if any(stop in text for stop in stop_strings)), None)
     assert next((n for n in range(len(ids)) if watcher.complete(ids[: n + 1])), None) == naive

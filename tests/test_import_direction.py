@@ -32,13 +32,9 @@ def imported(modules):
 
 
 def test_maths_and_strategies_import_no_framework():
-    files = [path for folder in STRATEGIES for path in sorted((PACKAGE / folder).glob("[!_]*.py"))]
+    files = [path for folder in STRATEGIES for path in sorted((PACKAGE / "method" / folder).glob("[!_]*.py"))]
     assert {path.parent.name for path in files} == set(STRATEGIES)
-    modules = [
-        "a2tgpo.method.functional",
-        "a2tgpo.method.credits.staged",
-        *(f"a2tgpo.{p.parent.name}.{p.stem}" for p in files),
-    ]
+    modules = ["a2tgpo.method.method", *(f"a2tgpo.method.{p.parent.name}.{p.stem}" for p in files)]
     assert not imported(modules) & FRAMEWORKS
 
 

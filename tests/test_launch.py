@@ -11,7 +11,7 @@ import launch
 def started(composed, tmp_path):
     """A run of `experiment=a2tgpo` whose configuration is kept at `path`."""
     path = tmp_path / "run" / "config.yaml"
-    launch.keep_config(composed("experiment=a2tgpo"), path)
+    launch.save_or_check_config(composed("experiment=a2tgpo"), path)
     return path
 
 
@@ -24,7 +24,7 @@ def test_a_resume_may_train_longer_and_elsewhere(composed, started, tmp_path):
     before = started.read_text()
     changes = ["trainer.max_epochs=90", f"paths.policy_dir={tmp_path}", "ckpt_path=last.ckpt"]
     changes += ["model.module.micro_batch_tokens=2048", "data.module.max_sessions=8", "data.environment.tool_timeout=1"]
-    launch.keep_config(composed("experiment=a2tgpo", *changes), started)
+    launch.save_or_check_config(composed("experiment=a2tgpo", *changes), started)
     assert started.read_text() == before
 
 
@@ -40,7 +40,7 @@ def test_a_resume_may_train_longer_and_elsewhere(composed, started, tmp_path):
 def test_a_resume_with_another_method_or_seed_is_refused(composed, started, override, key):
     overrides = [override] if override.startswith("experiment") else ["experiment=a2tgpo", override]
     with pytest.raises(ValueError, match=key) as error:
-        launch.keep_config(composed(*overrides, "ckpt_path=last.ckpt"), started)
+        launch.save_or_check_config(composed(*overrides, "ckpt_path=last.ckpt"), started)
     assert "the same experiment and overrides" in str(error.value)
 
 

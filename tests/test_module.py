@@ -241,13 +241,13 @@ def test_forwarded_tokens_are_those_that_go_through_the_models(composed, policy_
 def test_an_answer_must_fit_behind_the_longest_trajectory(learner, trajectories):
     owner = learner("experiment=a2tgpo")
     task = replace(trajectories[0].task, answers=("Varo", "Varo Tano"))
-    needed = encode_answer(owner.policy.tokenizer, "Varo Tano", owner.answer_wrapper).n_read
+    needed = encode_answer(owner.policy.tokenizer, "Varo Tano", owner.answer_wrapper).n_input_tokens
     longest = owner.policy.max_length - needed
-    owner.require_room([task], longest + 1)  # by default the first answer alone is looked at
+    owner.require_context_length([task], longest + 1)  # by default the first answer alone is looked at
     owner.signal = replace(owner.signal, aliases="max")
-    owner.require_room([task], longest)
+    owner.require_context_length([task], longest)
     with pytest.raises(ValueError, match=r"and its accepted answer .* need 1025 positions; expected at most the 1024"):
-        owner.require_room([task], longest + 1)
+        owner.require_context_length([task], longest + 1)
 
 
 def test_reference_stays_at_the_start_while_the_policy_trains(composed, policy_dir):

@@ -12,13 +12,14 @@ from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
+from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SEARCH, SearchQA
-from a2tgpo.interfaces import Action, Chat, ToolCall
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
 from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.beliefs import plan_beliefs

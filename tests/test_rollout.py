@@ -13,9 +13,9 @@ from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.search_qa import SearchQA
-from a2tgpo.interfaces import Completion, StepResult
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.protocols import Completion, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 
@@ -57,7 +57,7 @@ class Echo:
     """An environment that says `observation` to everything."""
 
     observation: str
-    stop_texts: tuple[str, ...] = ("</search>",)
+    stop_strings: tuple[str, ...] = ("</search>",)
     answer_wrapper: tuple[str, str] = ("<answer> ", "</answer>")
 
     def prompt(self):

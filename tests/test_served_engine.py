@@ -14,14 +14,14 @@ from plain_engine import PlainEngine
 from test_engine import PROMPTS, assert_same, favour_end, play
 from tiny_runs import SHIPPED, SMALL, finish, start, table
 
-from a2tgpo.engines.vllm import ServedEngine, request_seed
-from a2tgpo.engines.weight_sync.ipc import IpcPush
-from a2tgpo.engines.weight_sync.lora import LoraPush
-from a2tgpo.engines.weight_sync.nccl import NcclPush
-from a2tgpo.engines.weight_sync.reload import ReloadPush
-from a2tgpo.interfaces import Sampling
+from a2tgpo.engines.vllm import VllmEngine, request_seed
+from a2tgpo.engines.weight_sync.ipc import IpcSync
+from a2tgpo.engines.weight_sync.lora import LoraSync
+from a2tgpo.engines.weight_sync.nccl import NcclSync
+from a2tgpo.engines.weight_sync.reload import ReloadSync
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
+from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import score
 
@@ -50,12 +50,12 @@ def server(servers):
 
 @pytest.fixture
 def engine(server, tmp_path):
-    return make(server, LoraPush(str(tmp_path / "served")))
+    return make(server, LoraSync(str(tmp_path / "served")))
 
 
-def make(server, pusher, **changes):
+def make(server, weight_sync, **changes):
     settings = {"max_staleness": 0, "timeout": 20.0, "patience": 10.0, "max_concurrency": 8}
-    return ServedEngine(server.url, "policy", pusher, **(settings | changes))
+    return VllmEngine(server.url, "policy", weight_sync, **(settings | changes))
 
 
 def move(policy, seed=0):
@@ -68,7 +68,7 @@ def move(policy, seed=0):
 
 
 def complete(engine, prompt, **changes):
-    sampling = Sampling(**({"max_tokens": 12, "stop_texts": ("@@",), "greedy": False, "key": (1, 2)} | changes))
+    sampling = Sampling(**({"max_tokens": 12, "stop_strings": ("@@",), "greedy": False, "key": (1, 2)} | changes))
 
     async def both():
         (session,) = await engine.open(prompt, 1)
@@ -106,7 +106,7 @@ def test_served_logprobs_are_the_scored_ones(policy, engine):
 def test_how_an_action_ended_is_told_by_its_last_token(policy, engine, server):
     engine.sync(policy)
     favour_end(list(server.policies.values())[-1], 4.0)
-    done = [complete(engine, range(10, 20), stop_texts=("e",), key=(key,)) for key in range(30)]
+    done = [complete(engine, range(10, 20), stop_strings=("e",), key=(key,)) for key in range(30)]
     ended = {completion.finish: completion.ids for completion in done}
     assert ended["eos"][-1] == policy.tokenizer.eos_token_id and ended["eos"].count(ended["eos"][-1]) == 1
     assert "e" in policy.tokenizer.decode(ended["stop"]) and "e" not in policy.tokenizer.decode(ended["stop"][:-1])
@@ -139,7 +139,7 @@ def test_an_adapter_is_pushed_when_it_changed_and_the_last_one_dropped(policy, e
 
 
 def test_whole_models_are_reloaded_in_place(random_policy, server, tmp_path):
-    engine = make(server, ReloadPush(str(tmp_path / "served")))
+    engine = make(server, ReloadSync(str(tmp_path / "served")))
     greedy_logprobs(engine, random_policy)
     move(random_policy)
     assert greedy_logprobs(engine, random_policy) == pytest.approx(
@@ -149,7 +149,7 @@ def test_whole_models_are_reloaded_in_place(random_policy, server, tmp_path):
 
 
 def test_stale_weights_are_allowed_in_training_only(policy, server, tmp_path):
-    engine = make(server, LoraPush(str(tmp_path / "served")), max_staleness=2)
+    engine = make(server, LoraSync(str(tmp_path / "served")), max_staleness=2)
     staleness = []
     for update in range(5):
         move(policy, seed=update)
@@ -164,8 +164,8 @@ def test_stale_weights_are_allowed_in_training_only(policy, server, tmp_path):
 
 def test_a_server_on_a_cpu_is_not_asked_to_load_in_place(random_policy, server, tmp_path):
     server.device = "cpu"
-    with pytest.raises(ValueError, match=r"data/engine/pusher=reload: the server at .* computes on a CPU"):
-        make(server, ReloadPush(str(tmp_path))).sync(random_policy)
+    with pytest.raises(ValueError, match=r"data/engine/weight_sync=reload: the server at .* computes on a CPU"):
+        make(server, ReloadSync(str(tmp_path))).sync(random_policy)
     assert not server.asked("/collective_rpc")
 
 
@@ -175,32 +175,32 @@ def test_a_server_that_cannot_take_weights_says_so_at_once(random_policy, server
     with pytest.raises(
         ValueError, match=rf"data.engine.url={server.url}: weights were not taken; {path}.*not configured"
     ):
-        make(server, ReloadPush(str(tmp_path)), patience=1000.0).sync(random_policy)
+        make(server, ReloadSync(str(tmp_path)), patience=1000.0).sync(random_policy)
 
 
 @pytest.mark.parametrize("kind", ["lora", "reload", "ipc", "nccl"])
 def test_a_pusher_names_the_policy_it_cannot_push(kind, policy, random_policy, server, tmp_path):
-    pushers = {
-        "lora": LoraPush(str(tmp_path)),
-        "reload": ReloadPush(str(tmp_path)),
-        "ipc": IpcPush(),
-        "nccl": NcclPush(),
+    weight_sync = {
+        "lora": LoraSync(str(tmp_path)),
+        "reload": ReloadSync(str(tmp_path)),
+        "ipc": IpcSync(),
+        "nccl": NcclSync(),
     }
-    with pytest.raises(ValueError, match=f"^data/engine/pusher={kind}: expected a policy with"):
-        make(server, pushers[kind]).sync(random_policy if kind == "lora" else policy)
+    with pytest.raises(ValueError, match=f"^data/engine/weight_sync={kind}: expected a policy with"):
+        make(server, weight_sync[kind]).sync(random_policy if kind == "lora" else policy)
 
 
-@pytest.mark.parametrize(("kind", "pusher"), [("ipc", IpcPush()), ("nccl", NcclPush())])
-def test_weights_in_main_memory_are_not_sent_to_a_gpu(kind, pusher, random_policy, server):
-    with pytest.raises(ValueError, match=f"^data/engine/pusher={kind}: the policy is on cpu"):
-        make(server, pusher).sync(random_policy)
+@pytest.mark.parametrize(("kind", "weight_sync"), [("ipc", IpcSync()), ("nccl", NcclSync())])
+def test_weights_in_main_memory_are_not_sent_to_a_gpu(kind, weight_sync, random_policy, server):
+    with pytest.raises(ValueError, match=f"^data/engine/weight_sync={kind}: the policy is on cpu"):
+        make(server, weight_sync).sync(random_policy)
 
 
 @pytest.mark.slow
 def test_of_two_ranks_one_pushes_and_both_sample_from_what_it_pushed(tmp_path):
     server = CompletionsServer(SHIPPED, load_policy(str(SHIPPED)).tokenizer)
     settings = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter", *SMALL)
-    settings += ("data/engine=served", f"data.engine.url={server.url}", "model.optimizer.lr=1e-2")
+    settings += ("data/engine=vllm", f"data.engine.url={server.url}", "model.optimizer.lr=1e-2")
     process = start("train.py", *settings, "trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}")
     _, errors = finish(process, 200)
     server.stop()
@@ -235,7 +235,7 @@ def test_an_adapter_that_the_server_forgot_is_loaded_again(policy, engine, serve
 
 
 def test_a_silent_server_is_asked_again_after_the_time_limit(policy, server, tmp_path):
-    engine = make(server, LoraPush(str(tmp_path / "served")), timeout=1.0)
+    engine = make(server, LoraSync(str(tmp_path / "served")), timeout=1.0)
     engine.sync(policy)
     server.faults = [3.0]
     assert len(complete(engine, range(10, 20), max_tokens=1).ids) == 1
@@ -243,7 +243,7 @@ def test_a_silent_server_is_asked_again_after_the_time_limit(policy, server, tmp
 
 
 def test_a_dead_server_ends_the_rollout_in_one_line_and_in_bounded_time(policy, server, tmp_path):
-    engine = make(server, LoraPush(str(tmp_path / "served")), patience=1.0)
+    engine = make(server, LoraSync(str(tmp_path / "served")), patience=1.0)
     server.die_after = 5
     start = time.monotonic()
     with pytest.raises(ValueError, match=rf"data.engine.url={server.url}: no answer for 1 s .*start it again"):
@@ -254,8 +254,8 @@ def test_a_dead_server_ends_the_rollout_in_one_line_and_in_bounded_time(policy, 
 @pytest.mark.parametrize("kind", ["lora", "reload"])
 def test_nothing_is_lost_when_the_server_comes_back(kind, policy, random_policy, servers, tmp_path):
     played = policy if kind == "lora" else random_policy
-    pusher = {"lora": LoraPush, "reload": ReloadPush}[kind](str(tmp_path / "served"))
-    engine, server = make(servers[0], pusher), servers[0]
+    weight_sync = {"lora": LoraSync, "reload": ReloadSync}[kind](str(tmp_path / "served"))
+    engine, server = make(servers[0], weight_sync), servers[0]
     move(played, seed=3)
     server.die_after = 5
 
@@ -289,7 +289,7 @@ def test_a_refusal_ends_the_rollout_at_once(policy, engine, server):
     ],
 )
 def test_a_bad_setting_is_named(composed, override, message):
-    config = composed("experiment=a2tgpo", "data/engine=served", override)
+    config = composed("experiment=a2tgpo", "data/engine=vllm", override)
     with pytest.raises(Exception, match=r"data\.engine") as caught:
         instantiate(config.data.engine, _convert_="all")
     assert message in str(caught.value.__cause__)

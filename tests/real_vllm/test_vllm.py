@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from tiny_runs import ROOT, SMALL, fit
 
-from a2tgpo.engines.http_client import Server, Unavailable
+from a2tgpo.engines.http_client import HttpClient, Unavailable
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.weight_sync.ipc import update_info
 from a2tgpo.engines.weight_sync.nccl import init_info
@@ -30,7 +30,7 @@ def parts(composed, vllm):
     """`parts(override, …)`: a LoRA policy with an adapter that does something, its rollout from vLLM, and tasks."""
 
     def build(*overrides):
-        config = composed(*LORA, "data/engine=served", f"data.engine.url={vllm.url}", *overrides)
+        config = composed(*LORA, "data/engine=vllm", f"data.engine.url={vllm.url}", *overrides)
         data = instantiate(config.data.module, _convert_="all")
         policy = instantiate(config.model.policy, _convert_="all")
         update(policy, seed=0)
@@ -103,7 +103,7 @@ def test_stale_rollouts_have_the_log_probs_of_the_weights_before(parts):
 
 
 def test_two_iterations_train_on_served_rollouts(composed, vllm):
-    settings = (*LORA, *SMALL, "data/engine=served", f"data.engine.url={vllm.url}")
+    settings = (*LORA, *SMALL, "data/engine=vllm", f"data.engine.url={vllm.url}")
     config = composed(*settings, "trainer.max_epochs=2", "model.optimizer.lr=1e-2")
     learner = fit(config, []).lightning_module
     batch = learner.rollout_batch
@@ -116,16 +116,16 @@ def test_two_iterations_train_on_served_rollouts(composed, vllm):
 
 
 def test_loading_in_place_is_refused_on_a_cpu(composed, vllm, tmp_path):
-    config = composed("experiment=a2tgpo", "data/engine=served", "data/engine/pusher=reload")
-    config.data.engine.url, config.data.engine.pusher.directory = vllm.url, str(tmp_path)
+    config = composed("experiment=a2tgpo", "data/engine=vllm", "data/engine/weight_sync=reload")
+    config.data.engine.url, config.data.engine.weight_sync.directory = vllm.url, str(tmp_path)
     engine, policy = (instantiate(part, _convert_="all") for part in (config.data.engine, config.model.policy))
-    with pytest.raises(ValueError, match=r"data/engine/pusher=reload: .* computes on a CPU"):
+    with pytest.raises(ValueError, match=r"data/engine/weight_sync=reload: .* computes on a CPU"):
         engine.sync(policy)
 
 
 def test_an_adapter_that_does_not_fit_is_refused_at_once(parts):
     policy, served, _ = parts("model.policy.lora.r=16")
-    with pytest.raises(ValueError, match=r"data/engine/pusher=lora: .*rank"):
+    with pytest.raises(ValueError, match=r"data/engine/weight_sync=lora: .*rank"):
         served.engine.sync(policy)
 
 
@@ -208,7 +208,7 @@ def test_what_nccl_sends_is_what_vllm_reads():
 
 
 def test_an_offer_through_ipc_is_understood_as_far_as_a_machine_without_cuda_can(vllm):
-    server, weights = Server(vllm.url, 60.0), {"model.norm.weight": torch.ones(128)}
+    server, weights = HttpClient(vllm.url, 60.0), {"model.norm.weight": torch.ones(128)}
     server.post("/init_weight_transfer_engine", {"init_info": {"packed": False}})
     server.post("/start_weight_update", {})
     with pytest.raises(Unavailable, match="Torch not compiled with CUDA enabled"):

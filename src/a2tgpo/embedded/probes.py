@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from a2tgpo.embedded.demonstrations import search_action
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.environments.search_qa import SearchQA
-from a2tgpo.interfaces import Sampling
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.rollouts.trajectory import StopReason, Task
 
 MAX_ANSWER_TOKENS = 16

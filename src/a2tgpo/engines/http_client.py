@@ -31,7 +31,7 @@ class Refused(ValueError):
 
 
 @dataclass(frozen=True)
-class Server:
+class HttpClient:
     """The server at `url`; a request that takes longer than `timeout` seconds counts as not answered."""
 
     url: str
@@ -74,7 +74,7 @@ class Server:
             raise Unavailable(f"{path}: an answer that is cut off: {text[:300]}") from error
 
 
-class Patience:
+class RetryBudget:
     """Tells how long to wait after each failure of one request, and when to give up."""
 
     def __init__(self, url: str, seconds: float) -> None:

@@ -9,9 +9,9 @@ import torch
 from transformers import DynamicCache
 
 from a2tgpo.engines.row_cache import LayerStates, RowCache, attention_dtype
-from a2tgpo.engines.sampling import StopWatcher, draw, keyed_uniforms
-from a2tgpo.interfaces import Completion, Sampling
+from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
 from a2tgpo.policies.policy import Policy, evaluation_mode
+from a2tgpo.rollouts.protocols import Completion, Sampling
 
 KEEP_SHARE = 0.75
 """Finished rows are dropped from the running batch once fewer than this share of its rows is unfinished."""
@@ -64,12 +64,12 @@ class HuggingFaceEngine:
         self._policy: Policy | None = None
         self._open: dict[Session, None] = {}
         self._waiting: dict[Session, Row] = {}
-        self._watchers: dict[tuple[str, ...], StopWatcher] = {}
+        self._matchers: dict[tuple[str, ...], StopStringMatcher] = {}
 
     def sync(self, policy: Policy) -> None:
         """Sample from `policy`, whose weights are read in place; sessions of an interrupted rollout are dropped."""
         if self._policy is None or policy.tokenizer is not self._policy.tokenizer:
-            self._watchers.clear()
+            self._matchers.clear()
         self._policy = policy
         self._open.clear()
         self._waiting.clear()
@@ -190,11 +190,11 @@ class HuggingFaceEngine:
         """What ended the action, None while it goes on."""
         if row.ids[-1] in self._policy.end_ids:
             return "eos"
-        if self._watcher(tuple(row.sampling.stop_texts)).complete(row.ids):
+        if self._matcher(tuple(row.sampling.stop_strings)).complete(row.ids):
             return "stop"
         return "length" if len(row.ids) == row.sampling.max_tokens else None
 
-    def _watcher(self, stop_texts: tuple[str, ...]) -> StopWatcher:
-        if stop_texts not in self._watchers:
-            self._watchers[stop_texts] = StopWatcher(self._policy.tokenizer, stop_texts)
-        return self._watchers[stop_texts]
+    def _matcher(self, stop_strings: tuple[str, ...]) -> StopStringMatcher:
+        if stop_strings not in self._matchers:
+            self._matchers[stop_strings] = StopStringMatcher(self._policy.tokenizer, stop_strings)
+        return self._matchers[stop_strings]

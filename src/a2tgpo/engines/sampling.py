@@ -28,13 +28,13 @@ def draw(
     return ids, logprobs.gather(-1, ids[:, None])[:, 0]
 
 
-class StopWatcher:
+class StopStringMatcher:
     """Says whether a sampled action is complete. Decodes only after a token that could be the end of a stop text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_texts: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
-        self._stop_texts = stop_texts
-        last_characters = {text[-1] for text in stop_texts}
+        self._stop_texts = stop_strings
+        last_characters = {text[-1] for text in stop_strings}
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
         self._may_end = {i for i, piece in enumerate(pieces) if last_characters.intersection(piece)}
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from a2tgpo.interfaces import Completion, Sampling
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.protocols import Completion, Sampling
 
 
 class ScriptedEngine:
@@ -31,7 +31,7 @@ class ScriptedEngine:
         text = next(session[0])
         ids = tuple(self._policy.tokenizer(text, add_special_tokens=False).input_ids)
         cut = ids[: sampling.max_tokens]
-        finish = "stop" if any(stop in text for stop in sampling.stop_texts) else "eos"
+        finish = "stop" if any(stop in text for stop in sampling.stop_strings) else "eos"
         return Completion(cut, (-1.0,) * len(cut), finish if cut == ids else "length")
 
     def close(self, session: object) -> None:

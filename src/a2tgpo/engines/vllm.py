@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from a2tgpo.engines.http_client import Patience, Refused, Server, Unavailable
+from a2tgpo.engines.http_client import HttpClient, Refused, RetryBudget, Unavailable
+from a2tgpo.engines.weight_sync.protocols import WeightSync
 from a2tgpo.engines.weight_sync.weights import Served, weights_mark, whole_weights
-from a2tgpo.interfaces import Completion, Pusher, Sampling
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.system.distributed import gather, rank_and_world_size
 
 
-class ServedEngine:
+class VllmEngine:
     """Sends all ids of an episode with every action; the server's prefix cache makes that cheap.
 
     The sessions stay here, so that a server that dies and comes back within `patience` seconds costs time only: the
@@ -27,7 +28,7 @@ class ServedEngine:
         self,
         url: str,
         model: str,
-        pusher: Pusher,
+        weight_sync: WeightSync,
         max_staleness: int,
         timeout: float,
         patience: float,
@@ -39,7 +40,7 @@ class ServedEngine:
             raise ValueError(f"data.engine.patience={patience}: expected seconds >= 0")
         if max_concurrency < 1:
             raise ValueError(f"data.engine.max_concurrency={max_concurrency}: expected at least 1")
-        self.server, self.base, self.pusher = Server(url, timeout), model, pusher
+        self.server, self.base, self.weight_sync = HttpClient(url, timeout), model, weight_sync
         self.max_staleness, self.patience = max_staleness, patience
         self.staleness = 0
         """Iterations, of several optimizer steps each, that the served weights lag behind the policy."""
@@ -47,7 +48,7 @@ class ServedEngine:
         self._policy: Policy | None = None
         self._served: Served | None = None
         self._mark: int | None = None
-        self._in_doubt, self._lock = False, threading.Lock()
+        self._weights_stale, self._lock = False, threading.Lock()
         """May the server have forgotten the weights?"""
 
     # ---- weights -----------------------------------------------------------------------------------------------------
@@ -65,17 +66,17 @@ class ServedEngine:
         allowed = self.max_staleness if policy.model.training else 0
         if self._served is None or self.staleness > allowed:
             self._served, self.staleness = self._push(policy), 0
-        self._in_doubt = True
+        self._weights_stale = True
 
     def _push(self, policy: Policy) -> Served:
         weights = whole_weights(policy)
         pushed: Served | str = ""
         if rank_and_world_size()[0] == 0:
             try:
-                pushed = self.pusher.save(policy, weights, self.base)
-                self._insist(self.pusher.load, pushed)
+                pushed = self.weight_sync.save(policy, weights, self.base)
+                self._retry(self.weight_sync.load, pushed)
                 if self._served is not None:
-                    self._insist(self.pusher.drop, self._served)
+                    self._retry(self.weight_sync.drop, self._served)
             except ValueError as error:
                 pushed = str(error)
         pushed = gather(pushed)[0]
@@ -83,8 +84,8 @@ class ServedEngine:
             raise ValueError(pushed)
         return pushed
 
-    def _insist(self, action: Callable[[Server, Served], None], served: Served) -> None:
-        patience = Patience(self.server.url, self.patience)
+    def _retry(self, action: Callable[[HttpClient, Served], None], served: Served) -> None:
+        patience = RetryBudget(self.server.url, self.patience)
         while True:
             try:
                 return action(self.server, served)
@@ -105,7 +106,7 @@ class ServedEngine:
         Raises ValueError where the server refuses, or is silent for longer than `patience`.
         """
         session += new_ids
-        body, patience = self._request(session, sampling), Patience(self.server.url, self.patience)
+        body, patience = self._request(session, sampling), RetryBudget(self.server.url, self.patience)
         while True:
             try:
                 completion = await asyncio.get_running_loop().run_in_executor(self._threads, self._complete, body)
@@ -131,7 +132,7 @@ class ServedEngine:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "seed": request_seed(sampling.key),
-            "stop": list(sampling.stop_texts),
+            "stop": list(sampling.stop_strings),
             "include_stop_str_in_output": True,
             "ignore_eos": True,
             "stop_token_ids": sorted(self._policy.end_ids),
@@ -149,23 +150,23 @@ class ServedEngine:
                 raise Unavailable(f"no completion: {str(answer)[:300]}")
             return self._read(answer["choices"][0])
         except Unavailable:
-            self._in_doubt = True
+            self._weights_stale = True
             raise
         except Refused as error:
             if error.status != 404:
                 raise
-            self._in_doubt = True
+            self._weights_stale = True
             raise Unavailable(f"{self._served.model} is not served any more") from error
 
     def _make_sure(self) -> None:
-        if not self._in_doubt:
+        if not self._weights_stale:
             return
         if not self._lock.acquire(timeout=self.server.timeout):
             raise Unavailable("the server does not say which weights it has")
         try:
-            if self._in_doubt:
-                self.pusher.load(self.server, self._served)
-                self._in_doubt = False
+            if self._weights_stale:
+                self.weight_sync.load(self.server, self._served)
+                self._weights_stale = False
         finally:
             self._lock.release()
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from a2tgpo.environments.protocols import Dialect, Tool
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.safe_arithmetic import ExpressionError, evaluate, read_number, write_number
 from a2tgpo.environments.tools import call_with_timeout
-from a2tgpo.interfaces import Chat, Dialect, StepResult, Tool
+from a2tgpo.rollouts.protocols import Chat, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 
 CALCULATOR = Tool(
@@ -38,7 +39,7 @@ class Calculator:
 
     def __post_init__(self) -> None:
         self._unseen = set(self.task.evidence)
-        self.stop_texts = self.dialect.stop_texts([CALCULATOR])
+        self.stop_strings = self.dialect.stop_strings([CALCULATOR])
 
     def prompt(self) -> str | Chat:
         """What opens the episode."""

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a2tgpo.environments.matching import exact_match, f1
+from a2tgpo.environments.protocols import Action, Dialect, Tool
 from a2tgpo.environments.reward import Reward
 from a2tgpo.environments.tools import call_with_timeout
-from a2tgpo.interfaces import Action, Chat, Dialect, EmptyCorpus, Retriever, StepResult, Tool
+from a2tgpo.retrievers.protocols import EmptyCorpus, Retriever
+from a2tgpo.rollouts.protocols import Chat, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 
 SEARCH = Tool("search", "Searches a collection of texts and returns the best passages.", {"query": "What to look for."})
@@ -37,7 +39,7 @@ class SearchQA:
 
     def __post_init__(self) -> None:
         self._unseen = set(self.task.evidence)
-        self.stop_texts = self.dialect.stop_texts([SEARCH])
+        self.stop_strings = self.dialect.stop_strings([SEARCH])
 
     def prompt(self) -> str | Chat:
         """What opens the episode."""

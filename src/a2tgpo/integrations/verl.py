@@ -1,12 +1,14 @@
-"""A²TGPO's credit in verl's registry of advantage estimators. Written against verl 0.9.1.
+"""A²TGPO's credit, without its clipping, in verl's registry of advantage estimators. Written against verl 0.9.1.
+
+Clip bounds are out of reach: verl's loss is given advantages but no bounds, so its own clip range holds for all turns.
 
 verl gives an estimator the rewards of a response's tokens, the mask of its sampled tokens and the prompt of each row.
 So the gains must stand among the rewards: a reward manager puts the gain of a turn on the **first token of the tool
 result** that answers it, and the outcome on any other token (verl's own place is the last one). Beliefs are scored by
-that reward manager, with `a2tgpo.scoring.beliefs` and `a2tgpo.scoring.score`. It must return a reward for every token: where verl's
-agent loop asks for one number a sequence, it places that on the last token, and no gain arrives.
+that reward manager, with `a2tgpo.scoring.beliefs` and `a2tgpo.scoring.score`. It must return a reward for
+every token: where verl's agent loop asks for one number a sequence, it places that on the last token, and no gain
+arrives.
 
-Clip bounds are out of reach: verl's loss is given advantages but no bounds, so its own clip range holds for all turns.
 This file needs torch and jaxtyping alone, because verl pins versions of transformers that this project does not take:
 run it in verl's own environment, with `src/` on the path.
 """
@@ -18,9 +20,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from a2tgpo.interfaces import Credit
 from a2tgpo.method.functional import to_tokens
 from a2tgpo.method.method import PAPER, turn_ids
+from a2tgpo.method.protocols import Credit
 
 NAME = "a2tgpo"
 

@@ -6,7 +6,6 @@ from itertools import groupby
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from a2tgpo.interfaces import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
 from a2tgpo.method.accumulators.variance_rescaled import VarianceRescaled
 from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
@@ -14,6 +13,7 @@ from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.credits.staged import StagedCredit
 from a2tgpo.method.normalizers.prompt_group import PromptGroup
 from a2tgpo.method.normalizers.turn_group import TurnGroup
+from a2tgpo.method.protocols import Aggregation, Clipper, Credit, Ratio, Signal, Surrogate
 from a2tgpo.method.ratios.turn import TurnRatio
 from a2tgpo.method.signals.information_gain import InformationGain
 from a2tgpo.method.surrogates.ppo import PPO

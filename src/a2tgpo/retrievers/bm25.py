@@ -10,7 +10,7 @@ from bm25s.tokenization import Tokenized
 from jaxtyping import Float
 from numpy import ndarray
 
-from a2tgpo.interfaces import EmptyCorpus
+from a2tgpo.retrievers.protocols import EmptyCorpus
 
 BLOCK = 1024
 """Scores of which `threshold` looks at the best alone."""

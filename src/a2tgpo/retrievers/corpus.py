@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from a2tgpo.interfaces import EmptyCorpus
 from a2tgpo.retrievers.passages import read_document
+from a2tgpo.retrievers.protocols import EmptyCorpus
 from a2tgpo.system.jsonl import JsonLines, lines, read_json
 
 KEY = "data.retriever.corpus_path"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import bm25s
 
-from a2tgpo.interfaces import EmptyCorpus
 from a2tgpo.retrievers.bm25 import best, tokenize
 from a2tgpo.retrievers.corpus import KEY, Corpus, write_offsets
 from a2tgpo.retrievers.index_cache import cached_index
 from a2tgpo.retrievers.passages import Passage
+from a2tgpo.retrievers.protocols import EmptyCorpus
 
 
 class CorpusBM25:

@@ -6,8 +6,8 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from a2tgpo.interfaces import Chat
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.protocols import Chat
 
 _QUESTION, _ACTION, _RESULT = "slot-question", "slot-action", "slot-result-{}-"
 

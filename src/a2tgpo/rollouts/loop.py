@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from a2tgpo.interfaces import Completion, Engine, Environment, Sampling, StepResult
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
+from a2tgpo.rollouts.protocols import Completion, Engine, Environment, Sampling, StepResult
 from a2tgpo.rollouts.thinking import only_quoted, opened_thought
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 
@@ -130,7 +130,7 @@ class Episode:
         """One action. A stop text that a thought only quotes does not end it: sampling goes on behind it."""
         action = part = await self.rollout.engine.extend(self.session, new_ids, sampling)
         parts = 1
-        while part.finish == "stop" and only_quoted(sampling.stop_texts, opened + self.policy.decode(action.ids)):
+        while part.finish == "stop" and only_quoted(sampling.stop_strings, opened + self.policy.decode(action.ids)):
             left = sampling.max_tokens - len(action.ids)
             if left == 0:
                 return replace(action, finish="length")
@@ -145,7 +145,7 @@ class Episode:
     ) -> tuple[Turn, StopReason | None]:
         opened = opened_thought(self.policy.tokenizer, new_ids or self.prompt_ids)
         sampling = Sampling(
-            min(self.rollout.max_action_tokens, left), environment.stop_texts, greedy, (*self.key, index)
+            min(self.rollout.max_action_tokens, left), environment.stop_strings, greedy, (*self.key, index)
         )
         action = await self._act(new_ids, opened, sampling)
         text = self.policy.decode(action.ids)

@@ -20,10 +20,10 @@ def without_thoughts(text: str) -> str:
     return _THOUGHT.sub(" ", text)
 
 
-def only_quoted(stop_texts: Sequence[str], text: str) -> bool:
+def only_quoted(stop_strings: Sequence[str], text: str) -> bool:
     """Does `text` hold stop texts inside thoughts, where they end nothing, and none outside?"""
     said = without_thoughts(text).partition(THINK)[0]
-    return any(stop in text for stop in stop_texts) and not any(stop in said for stop in stop_texts)
+    return any(stop in text for stop in stop_strings) and not any(stop in said for stop in stop_strings)
 
 
 def opened_thought(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

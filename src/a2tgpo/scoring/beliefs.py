@@ -26,7 +26,7 @@ class EncodedAnswer:
     start: int
 
     @property
-    def n_read(self) -> int:
+    def n_input_tokens(self) -> int:
         """Tokens that must be read to predict the answer: all but the last."""
         return len(self.ids) - 1
 
@@ -142,13 +142,13 @@ class AnswerBlock:
         return AnswerBlock(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def lay_out(questions: Sequence[Question], rows: Sequence[int], height: int, seen: int) -> AnswerBlock:
+def build_answer_block(questions: Sequence[Question], rows: Sequence[int], height: int, seen: int) -> AnswerBlock:
     """Place `questions` behind the `height` × `seen` cache of the trajectories; `rows` are their rows in it."""
     end = [0] * height
     starts = []
     for question, row in zip(questions, rows, strict=True):
         starts.append(end[row])
-        end[row] += question.answer.n_read
+        end[row] += question.answer.n_input_tokens
     width = max(end)
     ids = torch.zeros(height, width, dtype=torch.long)
     position_ids = torch.zeros(height, width, dtype=torch.long)
@@ -156,12 +156,12 @@ def lay_out(questions: Sequence[Question], rows: Sequence[int], height: int, see
     mask[..., 0] = True  # padding must see something, or its softmax is not finite
     picks: list[tuple[int, int, int, int]] = []
     for n, (question, row, start) in enumerate(zip(questions, rows, starts, strict=True)):
-        answer, block = question.answer, slice(start, start + question.answer.n_read)
+        answer, block = question.answer, slice(start, start + question.answer.n_input_tokens)
         ids[row, block] = torch.tensor(answer.ids[:-1])
-        position_ids[row, block] = question.context + torch.arange(answer.n_read)
+        position_ids[row, block] = question.context + torch.arange(answer.n_input_tokens)
         mask[row, 0, block, : question.context] = True
-        own = torch.ones(answer.n_read, answer.n_read, dtype=torch.bool).tril()
-        mask[row, 0, block, seen + start : seen + start + answer.n_read] = own
+        own = torch.ones(answer.n_input_tokens, answer.n_input_tokens, dtype=torch.bool).tril()
+        mask[row, 0, block, seen + start : seen + start + answer.n_input_tokens] = own
         picks += [(n, row, start + j - 1, answer.ids[j]) for j in range(answer.start, len(answer.ids))]
     return AnswerBlock(ids, position_ids, mask, *(torch.tensor(pick) for pick in zip(*picks, strict=True)))
 
@@ -170,7 +170,7 @@ def answer_logprobs(
     policy: Policy, cache: Cache, questions: Sequence[Question], rows: Sequence[int], height: int
 ) -> Float[Tensor, " N"]:
     """Mean log-prob of each question's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), in fp32 (eq. 2)."""
-    block = lay_out(questions, rows, height, cache.get_seq_length()).to(policy.device)
+    block = build_answer_block(questions, rows, height, cache.get_seq_length()).to(policy.device)
     columns, column = block.column.unique(return_inverse=True)
     cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(height, -1)
     key_positions = torch.cat([cached, block.position_ids], dim=1)

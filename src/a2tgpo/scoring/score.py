@@ -55,7 +55,7 @@ def token_stats(
     )
 
 
-def questions_about(rows: Sequence[int], questions: Sequence[Question]) -> list[Question]:
+def queries_of_rows(rows: Sequence[int], questions: Sequence[Question]) -> list[Question]:
     """The questions about these rows; where all are about others, one that nobody asked, for as many forwards on every
     rank."""
     own = [question for question in questions if question.row in rows]
@@ -79,7 +79,7 @@ def score(
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}
             asked = [n for n, question in enumerate(questions) if question.row in place]
-            here = questions_about(rows, questions)
+            here = queries_of_rows(rows, questions)
             cache = DynamicCache() if here else None
             stats = token_stats(policy, part.input_ids, part.turn_ids, cache)
             logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()

@@ -7,12 +7,14 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from a2tgpo.interfaces import Engine, Environment, Learner, Tasks
 from a2tgpo.rollouts.loop import EVALUATION_NOISE, TRAINING_NOISE, Rollout
+from a2tgpo.rollouts.protocols import Engine, Environment
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.distributed import rank_and_world_size, shard
 from a2tgpo.system.process import precision_context
+from a2tgpo.tasks.protocols import Tasks
+from a2tgpo.training.protocols import Learner
 
 
 class RolloutDataModule(LightningDataModule):
@@ -63,7 +65,7 @@ class RolloutDataModule(LightningDataModule):
         self.steps_per_iteration = prompts_per_iteration // mini_batch_prompts
         self._lap, self._order = -1, np.empty(0, dtype=int)
         self._served: tuple[int, list[RolloutBatch]] = (-1, [])
-        self.held_out = {Split.VALIDATION: val_tasks, Split.TEST: test_tasks}
+        self.eval_tasks = {Split.VALIDATION: val_tasks, Split.TEST: test_tasks}
 
     def setup(self, stage: str) -> None:
         """Forget earlier rollouts, refuse settings under which training would be wrong.
@@ -103,7 +105,7 @@ class RolloutDataModule(LightningDataModule):
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
         prompts = shard(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
-        learner.require_room([task for _, task in prompts], self.rollout.longest)
+        learner.require_context_length([task for _, task in prompts], self.rollout.longest)
         with learner.phases("rollout"), self.precision():
             key = (self.seed, TRAINING_NOISE, iteration)
             trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
@@ -151,10 +153,10 @@ class RolloutDataModule(LightningDataModule):
         """One batch: this rank's share of the first tasks of `split`, played greedily."""
         rank, n_ranks = rank_and_world_size()
         tasks = self.tasks.split(split)
-        prompts = [(i, tasks[i]) for i in range(min(self.held_out[split], len(tasks)))][rank::n_ranks]
-        return DataLoader([prompts], batch_size=None, collate_fn=self.play_greedily)
+        prompts = [(i, tasks[i]) for i in range(min(self.eval_tasks[split], len(tasks)))][rank::n_ranks]
+        return DataLoader([prompts], batch_size=None, collate_fn=self.rollout_greedy)
 
-    def play_greedily(self, prompts: Sequence[tuple[int, Task]]) -> list[Trajectory]:
+    def rollout_greedy(self, prompts: Sequence[tuple[int, Task]]) -> list[Trajectory]:
         """One greedy episode a prompt."""
         learner: Learner = self.trainer.lightning_module
         with learner.phases("validation"), self.precision():

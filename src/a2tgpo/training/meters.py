@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import pack
 from a2tgpo.scoring.beliefs import Question
-from a2tgpo.scoring.score import questions_about
+from a2tgpo.scoring.score import queries_of_rows
 from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
 from a2tgpo.training.metrics import clip_metrics, episode_metrics, token_positions
 
@@ -47,8 +47,8 @@ class IterationMeter:
         micro_batches = pack(lengths, token_budget)
         answers = [0] * len(lengths)
         for rows in micro_batches:
-            for question in questions_about(rows, questions):
-                answers[question.row] += question.answer.n_read
+            for question in queries_of_rows(rows, questions):
+                answers[question.row] += question.answer.n_input_tokens
         for counts in [lengths] * models + [answers]:
             self.tokens.update(token_positions(counts, micro_batches))
 

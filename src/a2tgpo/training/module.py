@@ -8,9 +8,9 @@ from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from a2tgpo.interfaces import Aggregation, Clipper, Correction, Credit, Ratio, Signal, Surrogate
 from a2tgpo.method.credits.staged import compares_within_groups
 from a2tgpo.method.functional import clipped, k3_kl, to_tokens
+from a2tgpo.method.protocols import Aggregation, Clipper, Correction, Credit, Ratio, Signal, Surrogate
 from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, collate, pack
@@ -75,11 +75,11 @@ class A2TGPOModule(LightningModule):
 
     # ---- scoring and credit ------------------------------------------------------------------------------------------
 
-    def require_room(self, tasks: Sequence[Task], longest: int) -> None:
+    def require_context_length(self, tasks: Sequence[Task], longest: int) -> None:
         """Raises ValueError where an answer behind `longest` tokens would go past the model's last position."""
         for task in tasks:
             for answer in task.answers[: self.signal.max_aliases]:
-                needed = longest + encode_answer(self.policy.tokenizer, answer, self.answer_wrapper).n_read
+                needed = longest + encode_answer(self.policy.tokenizer, answer, self.answer_wrapper).n_input_tokens
                 if needed > self.policy.max_length:
                     raise ValueError(
                         f"task {task.task_id}: a trajectory at data.module.max_prompt_tokens and max_response_tokens, "

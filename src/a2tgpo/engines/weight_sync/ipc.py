@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from a2tgpo.engines.http_client import Server, Unavailable
+from a2tgpo.engines.http_client import HttpClient, Unavailable
 from a2tgpo.engines.weight_sync.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.policies.policy import Policy
 from a2tgpo.system.distributed import rank_and_world_size
@@ -25,7 +25,7 @@ def update_info(weights: Mapping[str, Tensor], gpu: str) -> dict[str, Any]:
     return description(weights) | {"ipc_handles_pickled": base64.b64encode(pickle.dumps(handles)).decode()}
 
 
-class IpcPush:
+class IpcSync:
     """Offers the weights in the trainer's memory to a server on the same GPU.
 
     vLLM must run with `--weight-transfer-config '{"backend": "ipc"}'`, VLLM_SERVER_DEV_MODE=1 and
@@ -44,13 +44,13 @@ class IpcPush:
         _, n_ranks = rank_and_world_size()
         if policy.device.type != "cuda" or n_ranks > 1:
             raise ValueError(
-                f"data/engine/pusher=ipc: the policy is on {policy.device} in {n_ranks} processes; expected one "
+                f"data/engine/weight_sync=ipc: the policy is on {policy.device} in {n_ranks} processes; expected one "
                 "process, on the GPU of the server"
             )
         self._policy = policy
         return Served(base, f"ipc-{uuid4().hex[:12]}")
 
-    def load(self, server: Server, served: Served) -> None:
+    def load(self, server: HttpClient, served: Served) -> None:
         """Have the server copy the weights unless it has them."""
         if server.get("/weight_info")["weight_version"] == served.version:
             return
@@ -66,5 +66,5 @@ class IpcPush:
             raise Unavailable("/reset_prefix_cache: requests are under way")
         server.post("/update_weight_version", {"new_version": served.version})
 
-    def drop(self, server: Server, served: Served) -> None:
+    def drop(self, server: HttpClient, served: Served) -> None:
         """Nothing is kept."""

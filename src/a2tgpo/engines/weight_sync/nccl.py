@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.cuda import nccl
 
-from a2tgpo.engines.http_client import Server, Unavailable
+from a2tgpo.engines.http_client import HttpClient, Unavailable
 from a2tgpo.engines.weight_sync.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.policies.policy import Policy
 
@@ -25,7 +25,7 @@ def init_info(unique_id: bytes, n_workers: int) -> dict[str, Any]:
     }
 
 
-class NcclPush:
+class NcclSync:
     """Broadcasts every weight in turn to all workers of the server.
 
     vLLM must run with `--weight-transfer-config '{"backend": "nccl"}'` and VLLM_SERVER_DEV_MODE=1, on other GPUs than
@@ -44,11 +44,11 @@ class NcclPush:
         """
         require_whole_model(policy, "nccl")
         if policy.device.type != "cuda":
-            raise ValueError(f"data/engine/pusher=nccl: the policy is on {policy.device}; expected a GPU")
+            raise ValueError(f"data/engine/weight_sync=nccl: the policy is on {policy.device}; expected a GPU")
         self._policy = policy
         return Served(base, f"nccl-{uuid4().hex[:12]}")
 
-    def load(self, server: Server, served: Served) -> None:
+    def load(self, server: HttpClient, served: Served) -> None:
         """Send the weights unless the server has them. Only the rank that saved them can."""
         version = server.get("/weight_info")["weight_version"]
         if version == served.version:
@@ -72,10 +72,10 @@ class NcclPush:
         server.post("/update_weight_version", {"new_version": served.version})
         self._sent = served.version
 
-    def drop(self, server: Server, served: Served) -> None:
+    def drop(self, server: HttpClient, served: Served) -> None:
         """Nothing is kept."""
 
-    def _connect(self, server: Server) -> None:
+    def _connect(self, server: HttpClient) -> None:
         info = init_info(nccl.unique_id(), server.get("/get_world_size")["world_size"])
 
         def join(device: torch.device) -> None:
@@ -84,7 +84,7 @@ class NcclPush:
 
         self._meet(join, server, "/init_weight_transfer_engine", {"init_info": info})
 
-    def _meet(self, ours: Callable[[torch.device], None], server: Server, path: str, body: dict[str, Any]) -> None:
+    def _meet(self, ours: Callable[[torch.device], None], server: HttpClient, path: str, body: dict[str, Any]) -> None:
         """Our part and the server's at once: they wait for each other inside NCCL.
 
         Ours runs in a thread and on a stream that nobody has to wait for, so that a server that fails cannot hold up

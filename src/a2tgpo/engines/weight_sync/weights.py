@@ -1,4 +1,4 @@
-"""The policy's weights as a pusher needs them: whole, and with a mark that tells whether they changed."""
+"""The policy's weights as a weight_sync needs them: whole, and with a mark that tells whether they changed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,10 +32,12 @@ def whole_weights(policy: Policy) -> dict[str, Tensor]:
     return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in state.items()}
 
 
-def require_whole_model(policy: Policy, pusher: str) -> None:
-    """Raises ValueError naming `pusher` where the policy is a model with an adapter."""
+def require_whole_model(policy: Policy, weight_sync: str) -> None:
+    """Raises ValueError naming `weight_sync` where the policy is a model with an adapter."""
     if isinstance(policy.model, PeftModel):
-        raise ValueError(f"data/engine/pusher={pusher}: expected a policy without an adapter; for one use pusher=lora")
+        raise ValueError(
+            f"data/engine/weight_sync={weight_sync}: expected a policy without an adapter; for one use weight_sync=lora"
+        )
 
 
 def description(weights: Mapping[str, Tensor]) -> dict[str, list]:

@@ -2,7 +2,7 @@
 
 import re
 
-from a2tgpo.interfaces import Action
+from a2tgpo.environments.protocols import Action
 
 
 def require_wrapper(answer_wrapper: tuple[str, str]) -> None:

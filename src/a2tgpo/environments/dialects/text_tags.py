@@ -7,7 +7,8 @@ from typing import Any
 
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.passages import PassageLayout
-from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
+from a2tgpo.environments.protocols import Action, Tool, ToolCall
+from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.thinking import without_thoughts
 
 
@@ -44,7 +45,7 @@ class TextTags:
                 f"data.dialect.result_tag={self.result_tag}"
             )
 
-    def stop_texts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+    def stop_strings(self, tools: Sequence[Tool]) -> tuple[str, ...]:
         """The closing tags of calls and answers."""
         return tuple(f"</{tag}>" for tag in (*self._by_tag(tools), self.answer_tag))
 
@@ -64,7 +65,7 @@ class TextTags:
         with a body that is not blank: several tags, nested tags, a stray or unclosed tag are all malformed.
         """
         text = without_thoughts(text)
-        ends = [text.find(stop) + len(stop) for stop in self.stop_texts(tools) if stop in text]
+        ends = [text.find(stop) + len(stop) for stop in self.stop_strings(tools) if stop in text]
         if not ends:
             return None
         text = text[: min(ends)]

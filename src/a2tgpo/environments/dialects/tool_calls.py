@@ -7,7 +7,8 @@ from typing import Any
 
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.passages import PassageLayout
-from a2tgpo.interfaces import Action, Chat, Tool, ToolCall
+from a2tgpo.environments.protocols import Action, Tool, ToolCall
+from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.thinking import END_THINK, THINK, without_thoughts
 from a2tgpo.system.jsonl import read_json
 
@@ -36,7 +37,7 @@ class ToolCalls:
         if "{question}" not in self.prompt_template:
             raise ValueError(f"data.dialect.prompt_template={self.prompt_template!r}: expected {{question}} in it")
 
-    def stop_texts(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+    def stop_strings(self, tools: Sequence[Tool]) -> tuple[str, ...]:
         """None: an action may hold several calls."""
         return ()
 

@@ -14,7 +14,7 @@ from a2tgpo.method.normalizers.prompt_group import PromptGroup
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 
 if TYPE_CHECKING:
-    from a2tgpo.interfaces import Accumulator, Combiner, Credit, Normalizer
+    from a2tgpo.method.protocols import Accumulator, Combiner, Credit, Normalizer
 
 
 @dataclass(frozen=True)

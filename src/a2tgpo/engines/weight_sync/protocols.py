@@ -1,0 +1,25 @@
+"""How new weights reach a server."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from a2tgpo.engines.http_client import HttpClient
+from a2tgpo.engines.weight_sync.weights import Served
+from a2tgpo.policies.policy import Policy
+
+
+class WeightSync(Protocol):
+    """Brings new weights to a server that an engine samples from."""
+
+    def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
+        """Write `weights` where the server finds them; `base` names the model that the server was started with."""
+        ...
+
+    def load(self, server: HttpClient, served: Served) -> None:
+        """Have the server sample from them; nothing where it already does."""
+        ...
+
+    def drop(self, server: HttpClient, served: Served) -> None:
+        """Forget weights that were replaced."""
+        ...

@@ -1,0 +1,139 @@
+"""What a strategy is: one Protocol each. Axes: B trajectories, T turns, L tokens, A accepted answers."""
+
+from typing import Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Signal(Protocol):
+    """What each turn taught."""
+
+    @property
+    def max_aliases(self) -> int:
+        """How many accepted answers must be scored; 0 for none."""
+        ...
+
+    def __call__(
+        self,
+        answer_logprob: Float[Tensor, "B T+1 A"],
+        alias_mask: Bool[Tensor, "B A"],
+        state_mask: Bool[Tensor, "B T+1"],
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T+1"], Bool[Tensor, "B T"]]:
+        """Gain, belief and gain mask."""
+        ...
+
+
+class Normalizer(Protocol):
+    """Makes rewards comparable. Serves as `model/normalizer`, and on [B, 1] as `model/outcome`."""
+
+    def __call__(
+        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B T"]:
+        """Normalised reward, 0 where ~mask."""
+        ...
+
+
+class Accumulator(Protocol):
+    """Sums what is still to come."""
+
+    def __call__(self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Accumulated reward, 0 where ~mask."""
+        ...
+
+
+class Combiner(Protocol):
+    """Brings turn rewards and outcome together: before the normaliser (`place`) or after the accumulator."""
+
+    def place(
+        self,
+        gain: Float[Tensor, "B T"],
+        gain_mask: Bool[Tensor, "B T"],
+        outcome: Float[Tensor, " B"],
+        turn_mask: Bool[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T'"], Bool[Tensor, "B T'"]]:
+        """The rewards that are pooled, and their mask; the first T columns stay the turns."""
+        ...
+
+    def combine(
+        self,
+        accumulated: Float[Tensor, "B T'"],
+        outcome_hat: Float[Tensor, " B"],
+        turn_mask: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, "B T"]:
+        """Advantage of every turn."""
+        ...
+
+
+class Credit(Protocol):
+    """From gains and outcomes to advantages."""
+
+    def __call__(
+        self,
+        gain: Float[Tensor, "B T"],
+        belief: Float[Tensor, "B T+1"],
+        gain_mask: Bool[Tensor, "B T"],
+        turn_mask: Bool[Tensor, "B T"],
+        outcome: Float[Tensor, " B"],
+        group_ids: Int[Tensor, " B"],
+        state_ids: Int[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Normalised gain and advantage of every turn."""
+        ...
+
+
+class Clipper(Protocol):
+    """How far a turn's ratio may move."""
+
+    def __call__(self, normalized: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """(low, high): the ratio is kept in [1 − low, 1 + high]; inf opens a side."""
+        ...
+
+
+class Ratio(Protocol):
+    """At which level the new policy is compared with the old one."""
+
+    def __call__(
+        self,
+        logprobs: Float[Tensor, "B L"],
+        old_logprobs: Float[Tensor, "B L"],
+        turn_ids: Int[Tensor, "B L"],
+    ) -> Float[Tensor, "B L"]:
+        """Log-ratio of every action token, with its plain gradient."""
+        ...
+
+
+class Surrogate(Protocol):
+    """The loss of a token."""
+
+    def __call__(
+        self,
+        log_ratio: Float[Tensor, "B L"],
+        logprobs: Float[Tensor, "B L"],
+        advantage: Float[Tensor, "B L"],
+        low: Float[Tensor, "B L"],
+        high: Float[Tensor, "B L"],
+    ) -> Float[Tensor, "B L"]:
+        """Loss per token."""
+        ...
+
+
+class Aggregation(Protocol):
+    """Share of each token in the loss of its global mini-batch: loss = Σ weight · loss per token."""
+
+    def __call__(self, turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """Weight per token, 0 where no action token is."""
+        ...
+
+
+class Correction(Protocol):
+    """What a token counts that was not sampled by the trainer's own policy: a factor of its share in the loss."""
+
+    def __call__(
+        self,
+        old_logprobs: Float[Tensor, "B L"],
+        rollout_logprobs: Float[Tensor, "B L"],
+        turn_ids: Int[Tensor, "B L"],
+    ) -> Float[Tensor, "B L"]:
+        """Factor per action token, 0 elsewhere."""
+        ...
