@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from a2tgpo.method.functional import clipped, k3_kl, to_tokens
-from a2tgpo.method.method import PAPER, Method, split_turns, turn_ids
+from a2tgpo.integrations.turns import split_turns, turn_ids
+from a2tgpo.method.functional import k3_kl
+from a2tgpo.method.method import PAPER, Method
+from a2tgpo.method.turns import TurnCredit
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
-from a2tgpo.scoring.batch import collate
-from a2tgpo.scoring.beliefs import plan_beliefs
 from a2tgpo.scoring.score import score
-from a2tgpo.system.distributed import all_gather_rows, local_rows, rank_and_world_size
+from a2tgpo.system.distributed import local_rows
+
+CREDIT = "credit/"
+"""Prefix of the method's tensors among TRL's."""
 
 REPLACED = {
     "clipper": ("epsilon", "epsilon_high", "delta"),
@@ -73,9 +76,9 @@ class A2TGPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         turns = turn_ids((output["completion_mask"] * output.get("tool_mask", 1)).bool())
-        per_turn = self.credit(self.trajectories(inputs, output, turns))
-        per_token = {name: to_tokens(value.to(turns.device), turns) for name, value in per_turn.items()}
-        return output | per_token | {"turn_ids": turns}
+        credit = self.credit(self.trajectories(inputs, output, turns)).to(turns.device)
+        assigned = {f"{CREDIT}{field.name}": getattr(credit, field.name) for field in fields(credit)}
+        return output | assigned | {"turn_ids": turns}
 
     def trajectories(self, inputs: Sequence[dict[str, Any]], output: dict[str, Any], turns: Tensor) -> list[Trajectory]:
         """TRL's rows as our trajectories; a group is `num_generations` consecutive rows of all ranks."""
@@ -95,22 +98,16 @@ class A2TGPOTrainer(GRPOTrainer):
             rows.append(Trajectory(task, group, sample, (*prompt, *before), split, outcome, StopReason.ANSWERED))
         return rows
 
-    def credit(self, trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
-        """`advantages`, `clip_low` and `clip_high` [B, T] of this rank's turns; groups are compared over all ranks."""
+    def credit(self, trajectories: Sequence[Trajectory]) -> TurnCredit:
+        """What the method assigns to this rank's turns; groups are compared over all ranks."""
         policy = Policy(self.accelerator.unwrap_model(self.model), self.processing_class)
-        batch = collate(trajectories, policy.pad_id)
-        plan = plan_beliefs(trajectories, policy.tokenizer, self.answer_wrapper, self.method.signal.max_aliases)
-        _, answers = score(policy, batch, plan.questions, self.score_tokens)
-        gain, belief, gain_mask = self.method.signal(*plan.spread(answers))
-        rank, n_ranks = rank_and_world_size()
-        states = batch.state_ids * n_ranks + rank
-        parts = (gain, belief, gain_mask, batch.turn_mask, batch.outcome, batch.group_ids, states)
-        normalized, advantage = self.method.credit(*(all_gather_rows(part, 0) for part in parts))
-        if gain_mask.any():
-            self._log_mean("gain/mean", gain[gain_mask])
-        own, count = local_rows(len(batch)), gain.shape[1]
-        found = zip(("advantages", "clip_low", "clip_high"), (advantage, *self.method.clipper(normalized)), strict=True)
-        return {name: value[own, :count] for name, value in found}
+        answers = self.method.signal.answers
+        credit = self.method.assign(
+            score(policy, trajectories, answers, self.answer_wrapper, self.score_tokens).observed
+        )
+        if credit.gain_mask.any():
+            self._log_mean("gain/mean", credit.gain[credit.gain_mask])
+        return credit
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         turns, method = inputs["turn_ids"], self.method
@@ -119,17 +116,16 @@ class A2TGPOTrainer(GRPOTrainer):
             model, ids, mask, turns.shape[1], compute_entropy=True
         )
         old = inputs.get("old_per_token_logps", logprobs.detach())
-        log_ratio = method.ratio(logprobs, old, turns)
-        bounds = (inputs["advantages"], inputs["clip_low"], inputs["clip_high"])
-        loss = method.surrogate(log_ratio, logprobs, *bounds)
-        if "importance_sampling_ratio" in inputs:  # what the inference engine sampled from, against the policy
-            loss = loss * inputs["importance_sampling_ratio"]
+        share = method.aggregation(turns)
+        weight = share * inputs.get("importance_sampling_ratio", 1.0)  # TRL's own correction for its engine
+        credit = TurnCredit(**{field.name: inputs[f"{CREDIT}{field.name}"] for field in fields(TurnCredit)})
+        loss, clipped = method.loss(logprobs, old, turns, credit, weight)
         if self.beta:
-            loss = loss + self.beta * k3_kl(logprobs, inputs["ref_per_token_logps"])
+            loss = loss + self.beta * (share * k3_kl(logprobs, inputs["ref_per_token_logps"])).sum()
         self._log_mean("entropy", entropy[turns >= 0])
-        self._log_mean("clip_ratio/region_mean", clipped(log_ratio.detach(), *bounds)[turns >= 0])
+        self._log_mean("clip_ratio/region_mean", clipped[turns >= 0])
         steps = self.current_gradient_accumulation_steps if self.model.training else 1
-        return (method.aggregation(turns) * loss).sum() / steps
+        return loss / steps
 
     def _log_mean(self, name: str, values: Tensor) -> None:
         self._metrics["train" if self.model.training else "eval"][name].append(values.float().mean().item())

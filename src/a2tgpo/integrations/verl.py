@@ -9,29 +9,49 @@ that reward manager, with `a2tgpo.scoring.beliefs` and `a2tgpo.scoring.score`. I
 every token: where verl's agent loop asks for one number a sequence, it places that on the last token, and no gain
 arrives.
 
-This file needs torch and jaxtyping alone, because verl pins versions of transformers that this project does not take:
-run it in verl's own environment, with `src/` on the path.
+This file needs torch, numpy and jaxtyping alone, because verl pins versions of transformers that this project does not
+take: run it in verl's own environment, with `src/` on the path.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from a2tgpo.integrations.turns import turn_ids
 from a2tgpo.method.functional import to_tokens
-from a2tgpo.method.method import PAPER, turn_ids
-from a2tgpo.method.protocols import Credit
+from a2tgpo.method.method import PAPER, Method
+from a2tgpo.method.turns import Gains, Observed
+from a2tgpo.rollouts.trajectory import Task
 
 NAME = "a2tgpo"
 
 
-def register(credit: Credit = PAPER.credit) -> None:
+def register(method: Method = PAPER) -> None:
     """Make `algorithm.adv_estimator=a2tgpo` known to verl; call it once in the process of its trainer."""
     from verl.trainer.ppo.core_algos import register_adv_est  # optional: only who runs verl has it
 
-    register_adv_est(NAME)(partial(compute_a2tgpo_advantage, credit=credit))
+    register_adv_est(NAME)(partial(compute_a2tgpo_advantage, method=method))
+
+
+@dataclass(frozen=True)
+class PlacedGains:
+    """A signal whose gains were placed among the rewards by somebody else."""
+
+    gain: Float[Tensor, "B T"]
+    gain_mask: Bool[Tensor, "B T"]
+
+    def answers(self, task: Task) -> Sequence[str]:
+        """None: beliefs were scored before."""
+        return ()
+
+    def __call__(self, observed: Observed) -> Gains:
+        """The gains; beliefs as far as gains tell, from 0 on."""
+        return Gains(self.gain, self.gain_mask, torch.nn.functional.pad(self.gain.cumsum(1), (1, 0)))
 
 
 @torch.no_grad()
@@ -40,37 +60,42 @@ def compute_a2tgpo_advantage(
     response_mask: Shaped[Tensor, "B L"],
     index: Shaped[np.ndarray, " B"],
     config: object = None,
-    credit: Credit = PAPER.credit,
+    method: Method = PAPER,
 ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
     """Advantage of each sampled token, twice: verl wants returns too, which only a critic reads.
 
     `index` names the prompt of each row. A turn that another turn follows has a gain; the last one has where the token
-    after it holds a reward other than 0. verl's `config` is not read: `credit` holds the parameters.
+    after it holds a reward other than 0. verl's `config` is not read: `method` holds the parameters.
 
     Raises ValueError where there are responses of several turns, and not one gain.
     """
     turns = turn_ids(response_mask.bool())
-    n_turns = int(turns.max()) + 1
     rewards = token_level_rewards.float()
     placed = torch.zeros_like(turns, dtype=torch.bool)
     placed[:, 1:] = (turns[:, 1:] < 0) & (turns[:, :-1] >= 0)  # the first token after a turn
-    owner = turns.roll(1, 1)[placed]
-    row = placed.nonzero()[:, 0]
-    gain = rewards.new_zeros(len(turns), n_turns)
-    gain[row, owner] = rewards[placed]
-    if n_turns > 1 and not gain.any():
+    position = torch.arange(int(turns.max()) + 1, device=turns.device)
+    n_own = turns.amax(1, keepdim=True) + 1
+    turn_mask = position < n_own
+    gain = rewards.new_zeros(turn_mask.shape)
+    gain[placed.nonzero()[:, 0], turns.roll(1, 1)[placed]] = rewards[placed]
+    if len(position) > 1 and not gain.any():
         raise ValueError(
             "token_level_rewards: no reward on the first token of any tool result; expected a reward manager that puts "
             "the gain of each turn there"
         )
-    n_own = turns.amax(1, keepdim=True) + 1
-    position = torch.arange(n_turns, device=turns.device)
-    turn_mask = position < n_own
     gain_mask = (position < n_own - 1) | (turn_mask & (gain != 0))
-    groups = torch.as_tensor(np.unique(index, return_inverse=True)[1], device=turns.device).reshape(-1)
-    outcome = rewards.masked_fill(placed, 0.0).sum(1)
-    belief = torch.nn.functional.pad(gain.cumsum(1), (1, 0))
-    states = torch.arange(turns.shape[0], device=turns.device)[:, None] * n_turns + position
-    _, advantage = credit(gain, belief, gain_mask, turn_mask, outcome, groups, states)
-    advantages = to_tokens(advantage, turns)
+    n_rows, n_turns = turn_mask.shape
+    observed = Observed(
+        trajectories=(),
+        turn_mask=turn_mask,
+        process_mask=gain_mask,
+        answer_logprob=rewards.new_zeros(n_rows, n_turns + 1, 0),
+        alias_mask=turn_mask[:, :0],
+        state_mask=torch.nn.functional.pad(gain_mask, (1, 0), value=False),
+        outcome=rewards.masked_fill(placed, 0.0).sum(1),
+        group_ids=torch.as_tensor(np.unique(index, return_inverse=True)[1], device=turns.device).reshape(-1),
+        state_ids=torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position,
+    )
+    credit = replace(method, signal=PlacedGains(gain, gain_mask)).assign(observed)
+    advantages = to_tokens(credit.advantage, turns)
     return advantages, advantages

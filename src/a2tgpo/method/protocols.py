@@ -1,31 +1,32 @@
-"""What a strategy is: one Protocol each. Axes: B trajectories, T turns, L tokens, A accepted answers."""
+"""What a strategy is: one Protocol each. Axes: B trajectories, T turns, L tokens; C ≥ T placed rewards."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from a2tgpo.method.turns import CreditInputs, CreditOutputs, Gains, Observed
+from a2tgpo.rollouts.trajectory import Task
+
 
 class Signal(Protocol):
-    """What each turn taught."""
+    """What each turn is worth by itself."""
 
-    @property
-    def max_aliases(self) -> int:
-        """How many accepted answers must be scored; 0 for none."""
+    def answers(self, task: Task) -> Sequence[str]:
+        """The accepted answers of `task` that must be scored in every belief state; possibly none."""
         ...
 
-    def __call__(
-        self,
-        answer_logprob: Float[Tensor, "B T+1 A"],
-        alias_mask: Bool[Tensor, "B A"],
-        state_mask: Bool[Tensor, "B T+1"],
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T+1"], Bool[Tensor, "B T"]]:
-        """Gain, belief and gain mask."""
+    def __call__(self, observed: Observed) -> Gains:
+        """Gain of each turn, which turns have one, and the beliefs it was made of."""
         ...
 
 
 class Normalizer(Protocol):
     """Makes rewards comparable. Serves as `model/normalizer`, and on [B, 1] as `model/outcome`."""
+
+    compares_trajectories: bool
+    """Does it compare the trajectories of a prompt, so that a group of one would be all 0?"""
 
     def __call__(
         self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
@@ -51,13 +52,13 @@ class Combiner(Protocol):
         gain_mask: Bool[Tensor, "B T"],
         outcome: Float[Tensor, " B"],
         turn_mask: Bool[Tensor, "B T"],
-    ) -> tuple[Float[Tensor, "B T'"], Bool[Tensor, "B T'"]]:
+    ) -> tuple[Float[Tensor, "B C"], Bool[Tensor, "B C"]]:
         """The rewards that are pooled, and their mask; the first T columns stay the turns."""
         ...
 
     def combine(
         self,
-        accumulated: Float[Tensor, "B T'"],
+        accumulated: Float[Tensor, "B C"],
         outcome_hat: Float[Tensor, " B"],
         turn_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T"]:
@@ -68,16 +69,10 @@ class Combiner(Protocol):
 class Credit(Protocol):
     """From gains and outcomes to advantages."""
 
-    def __call__(
-        self,
-        gain: Float[Tensor, "B T"],
-        belief: Float[Tensor, "B T+1"],
-        gain_mask: Bool[Tensor, "B T"],
-        turn_mask: Bool[Tensor, "B T"],
-        outcome: Float[Tensor, " B"],
-        group_ids: Int[Tensor, " B"],
-        state_ids: Int[Tensor, "B T"],
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    compares_trajectories: bool
+    """Does it compare the trajectories of a prompt, so that a group of one would teach nothing?"""
+
+    def __call__(self, inputs: CreditInputs) -> CreditOutputs:
         """Normalised gain and advantage of every turn."""
         ...
 
@@ -85,7 +80,7 @@ class Credit(Protocol):
 class Clipper(Protocol):
     """How far a turn's ratio may move."""
 
-    def __call__(self, normalized: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def __call__(self, normalized_gain: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """(low, high): the ratio is kept in [1 − low, 1 + high]; inf opens a side."""
         ...
 

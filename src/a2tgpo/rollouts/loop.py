@@ -1,31 +1,29 @@
-"""The multi-turn loop: engine × environment → groups of trajectories. Token in, token out: what the policy sampled
-is what will be trained on; a tool result is encoded once, on its own, and appended."""
+"""The multi-turn loop: engine × environment → groups of trajectories, from their prompts or from recorded prefixes."""
 
 import asyncio
+import logging
+import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from a2tgpo.policies.policy import Policy
-from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
-from a2tgpo.rollouts.protocols import Completion, Engine, Environment, Sampling, StepResult
-from a2tgpo.rollouts.thinking import only_quoted, opened_thought
-from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
-
-TRAINING_NOISE, EVALUATION_NOISE = 0, 1
-"""Second part of the key of the sampling noise, after the seed: evaluation never repeats training's draws."""
+from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
+from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
+from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
+from a2tgpo.rollouts.trajectory import Task, Trajectory
+from a2tgpo.system.errors import SettingError
 
 ENOUGH_CALLS = 16
 """So many tool calls without a single result are no coincidence."""
 
-_STEP_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="environment")
+_log = logging.getLogger(__name__)
 
 
 def require_results(trajectories: Sequence[Trajectory]) -> None:
-    """Raises ValueError where all of at least `ENOUGH_CALLS` tool calls found nothing."""
+    """Raises SettingError where all of at least `ENOUGH_CALLS` tool calls found nothing."""
     calls = [turn for trajectory in trajectories for turn in trajectory.turns if turn.is_process]
     if len(calls) >= ENOUGH_CALLS and all(turn.empty for turn in calls):
-        raise ValueError(
+        raise SettingError(
             f"data.retriever: none of {len(calls)} searches of a rollout set returned a passage; expected some to. "
             f"The last said: {calls[-1].observation_text}"
         )
@@ -33,141 +31,186 @@ def require_results(trajectories: Sequence[Trajectory]) -> None:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Plays episodes.
+    """Plays episodes, then has `reward` say what each earned.
 
     `environment(task)` makes one episode; `max_response_tokens` bounds all actions and tool results of a trajectory
-    together, `max_action_tokens` one action; `max_sessions` bounds how many trajectories are under way at once.
+    together, `max_action_tokens` one action; `max_sessions` bounds how many trajectories are under way at once. An
+    environment that raises, or takes more than `episode_timeout` seconds in all, costs its trajectory; more than
+    `max_failed_share` of lost trajectories end the run.
     """
 
     engine: Engine
     environment: Callable[[Task], Environment]
+    reward: Reward
     max_prompt_tokens: int
     max_response_tokens: int
     max_action_tokens: int
     max_sessions: int
+    episode_timeout: float
+    max_failed_share: float
+
+    def __post_init__(self) -> None:
+        if not self.episode_timeout > 0:
+            raise ValueError(f"data.module.episode_timeout={self.episode_timeout}: expected seconds > 0")
+        if not 0 <= self.max_failed_share < 1:
+            raise ValueError(
+                f"data.module.max_failed_share={self.max_failed_share}: expected 0 <= max_failed_share < 1"
+            )
 
     @property
-    def longest(self) -> int:
+    def max_sequence_tokens(self) -> int:
         """Tokens that a trajectory has at most."""
         return self.max_prompt_tokens + self.max_response_tokens
 
     def run(
         self, policy: Policy, prompts: Sequence[tuple[int, Task]], group_size: int, key: tuple[int, ...], greedy: bool
     ) -> list[Trajectory]:
-        """Play `group_size` episodes for each (group index, task), in that order. `key` keys the sampling noise."""
-        return asyncio.run(self.play(policy, prompts, group_size, key, greedy))
+        """Play `group_size` episodes for each (group index, task), in that order, less those that failed.
 
-    async def play(
+        `key` keys the sampling noise. Raises ValueError where the token limits exceed what the model was made for.
+        """
+        return asyncio.run(self.run_async(policy, prompts, group_size, key, greedy))
+
+    async def run_async(
         self, policy: Policy, prompts: Sequence[tuple[int, Task]], group_size: int, key: tuple[int, ...], greedy: bool
     ) -> list[Trajectory]:
-        """As `run`, for callers that already are in an event loop, such as a notebook.
+        """As `run`, for callers that already are in an event loop, such as a notebook."""
+        starts = [
+            Start(task, group, sample, SampleNoise((*key, group, sample)))
+            for group, task in prompts
+            for sample in range(group_size)
+        ]
+        played = await self.play(policy, starts, greedy)
+        return [trajectory for trajectory in played if trajectory is not None]
 
-        Raises ValueError where the token limits exceed what the model was made for.
+    def continue_from(
+        self, policy: Policy, prefixes: Sequence[tuple[Trajectory, int]], k: int, key: tuple[int, ...]
+    ) -> list[list[Trajectory]]:
+        """For each (trajectory, number of its turns that are kept) `k` sampled continuations, less those that failed.
+
+        Each prefix is read once, by its environment and by the engine; prefixes with equal contexts share their
+        continuations, in which `group` is the index of the first of these prefixes and `sample` the fork. Of a whole
+        trajectory nothing is left to continue: its continuations are itself. Noise is keyed by state, fork and turn.
+        Raises ValueError where a trajectory has fewer turns, SettingError where its environment cannot be replayed.
         """
-        if self.longest > policy.max_length:
+        first: dict[tuple, int] = {}
+        owner = [first.setdefault(_context(trajectory, n), i) for i, (trajectory, n) in enumerate(prefixes)]
+        starts = [
+            Start(trajectory.task, i, fork, ForkNoise(key, trajectory.task.task_id, fork), trajectory.turns[:n])
+            for i, (trajectory, n) in enumerate(prefixes)
+            if owner[i] == i and n < len(trajectory.turns)
+            for fork in range(k)
+        ]
+        forks: dict[int, list[Trajectory]] = {i: [] for i in owner}
+        for trajectory in asyncio.run(self.play(policy, starts, greedy=False)) if starts else ():
+            if trajectory is not None:
+                forks[trajectory.group].append(trajectory)
+        for i, (trajectory, n) in enumerate(prefixes):
+            if owner[i] == i and n == len(trajectory.turns):
+                forks[i] = [replace(trajectory, group=i, sample=fork) for fork in range(k)]
+        return [forks[i] for i in owner]
+
+    async def play(self, policy: Policy, starts: Sequence[Start], greedy: bool) -> list[Trajectory | None]:
+        """One trajectory a start, in order; None where the episode failed."""
+        if self.max_sequence_tokens > policy.max_length:
             raise ValueError(
                 f"data.module.max_prompt_tokens={self.max_prompt_tokens}, "
-                f"data.module.max_response_tokens={self.max_response_tokens}: together {self.longest}; "
+                f"data.module.max_response_tokens={self.max_response_tokens}: together {self.max_sequence_tokens}; "
                 f"expected at most the {policy.max_length} positions of the model"
             )
         self.engine.sync(policy)
-        width = min(group_size, self.max_sessions)
-        parts = [range(first, min(first + width, group_size)) for first in range(0, group_size, width)]
-        encoded = [(group, task, self._encode_prompt(policy, task)) for group, task in prompts]
-        opened = [(*prompt, samples) for prompt in encoded for samples in parts]
-        at_once = self.max_sessions // width
-        trajectories: list[Trajectory] = []
-        for start in range(0, len(opened), at_once):
-            episodes = []
-            for group, task, prompt_ids, samples in opened[start : start + at_once]:
-                for sample, session in zip(samples, await self.engine.open(prompt_ids, len(samples)), strict=True):
-                    episode = Episode(self, policy, task, group, sample, prompt_ids, session, (*key, group, sample))
-                    episodes.append(episode.play(greedy))
-            trajectories += await asyncio.gather(*episodes)
+        played: list[Trajectory | None] = []
+        failures: list[EpisodeFailed] = []
+        for i in range(0, len(starts), self.max_sessions):
+            limits = Limits(self.max_response_tokens, self.max_action_tokens, self.episode_timeout)
+            at_once = starts[i : i + self.max_sessions]
+            episodes = [Episode(policy, self.environment(start.task), start, limits) for start in at_once]
+            played += await self._play_together(episodes, greedy)
+            failures += [episode.failure for episode in episodes if episode.failure is not None]
+        self._count(failures, len(starts))
+        trajectories = [trajectory for trajectory in played if trajectory is not None]
         require_results(trajectories)
-        return trajectories
+        rewarded = iter(self._rewarded(trajectories))
+        return [trajectory and next(rewarded) for trajectory in played]
 
-    def _encode_prompt(self, policy: Policy, task: Task) -> tuple[int, ...]:
-        ids = encode_prompt(policy, self.environment(task).prompt())
-        if len(ids) > self.max_prompt_tokens:
-            raise ValueError(
-                f"task {task.task_id}: its prompt has {len(ids)} tokens; "
+    async def _play_together(self, episodes: Sequence[Episode], greedy: bool) -> list[Trajectory | None]:
+        """Open all, then play those that could be opened; equal contexts are read once."""
+        await asyncio.gather(*map(self._open, _sharing_a_replay(episodes)))
+        by_context: dict[tuple[int, ...], list[Episode]] = {}
+        for episode in episodes:
+            if episode.failure is None:
+                by_context.setdefault(episode.context, []).append(episode)
+        sessions: dict[int, object] = {}
+        for context, equal in by_context.items():
+            sessions |= zip(map(id, equal), await self.engine.open(context, len(equal)), strict=True)
+
+        async def play(episode: Episode) -> Trajectory | None:
+            try:
+                return (
+                    await episode.play(self.engine, sessions[id(episode)], greedy) if id(episode) in sessions else None
+                )
+            except EpisodeFailed as failure:
+                episode.failure = failure
+                return None
+
+        return await asyncio.gather(*map(play, episodes))
+
+    async def _open(self, episodes: Sequence[Episode]) -> None:
+        """Bring the first of these equal episodes to its start; the others begin in forks of it."""
+        first = episodes[0]
+        if first.start.turns and not first.environment.deterministic:
+            raise SettingError(
+                "data.environment.deterministic: a recorded prefix can only be continued in an environment that "
+                "promises to repeat itself; expected true"
+            )
+        try:
+            await first.open()
+        except EpisodeFailed as failure:
+            for episode in episodes:
+                episode.failure = failure
+            return
+        if len(first.prompt_ids) > self.max_prompt_tokens:
+            raise SettingError(
+                f"task {first.start.task.task_id}: its prompt has {len(first.prompt_ids)} tokens; "
                 f"expected at most data.module.max_prompt_tokens={self.max_prompt_tokens}"
             )
-        return ids
+        for episode in episodes[1:]:
+            episode.take_over(first)
 
+    def _count(self, failures: Sequence[EpisodeFailed], n_episodes: int) -> None:
+        if not failures:
+            return
+        told = f"{len(failures)} of {n_episodes} episodes failed; the last: {failures[-1]}"
+        if len(failures) > self.max_failed_share * n_episodes:
+            raise ValueError(f"data.module.max_failed_share={self.max_failed_share}: {told}") from failures[-1]
+        _log.warning("%s", told)
 
-@dataclass
-class Episode:
-    """One trajectory in the making."""
-
-    rollout: Rollout
-    policy: Policy
-    task: Task
-    group: int
-    sample: int
-    prompt_ids: tuple[int, ...]
-    session: object
-    key: tuple[int, ...]
-
-    async def play(self, greedy: bool) -> Trajectory:
-        """Act and observe until the environment or a token budget ends it."""
-        environment = self.rollout.environment(self.task)
-        turns: list[Turn] = []
-        left, new_ids, stop = self.rollout.max_response_tokens, (), None
-        while stop is None:
-            turn, stop = await self._turn(environment, new_ids, left, len(turns), greedy)
-            turns.append(turn)
-            new_ids = turn.observation_ids
-            left -= len(turn.action_ids) + len(turn.observation_ids)
-            if stop is None and left == 0:
-                stop = StopReason.MAX_TOKENS
-        self.rollout.engine.close(self.session)
-        outcome, metrics = environment.finish(stop)
-        return Trajectory(self.task, self.group, self.sample, self.prompt_ids, tuple(turns), outcome, stop, metrics)
-
-    async def _act(self, new_ids: Sequence[int], opened: str, sampling: Sampling) -> Completion:
-        """One action. A stop text that a thought only quotes does not end it: sampling goes on behind it."""
-        action = part = await self.rollout.engine.extend(self.session, new_ids, sampling)
-        parts = 1
-        while part.finish == "stop" and only_quoted(sampling.stop_strings, opened + self.policy.decode(action.ids)):
-            left = sampling.max_tokens - len(action.ids)
-            if left == 0:
-                return replace(action, finish="length")
-            further = replace(sampling, max_tokens=left, key=(*sampling.key, parts))
-            part = await self.rollout.engine.extend(self.session, (), further)
-            action = Completion(action.ids + part.ids, action.logprobs + part.logprobs, part.finish)
-            parts += 1
-        return action
-
-    async def _turn(
-        self, environment: Environment, new_ids: Sequence[int], left: int, index: int, greedy: bool
-    ) -> tuple[Turn, StopReason | None]:
-        opened = opened_thought(self.policy.tokenizer, new_ids or self.prompt_ids)
-        sampling = Sampling(
-            min(self.rollout.max_action_tokens, left), environment.stop_strings, greedy, (*self.key, index)
-        )
-        action = await self._act(new_ids, opened, sampling)
-        text = self.policy.decode(action.ids)
-        if action.finish == "length":
-            result = StepResult(stop=StopReason.MAX_TOKENS)
-        else:
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(_STEP_THREADS, environment.step, opened + text)
-        closed = not self.policy.end_ids.isdisjoint(action.ids[-1:])
-        observation_ids = encode_observation(self.policy, result.observation, closed) if result.observation else ()
-        if result.stop is None and not observation_ids:
+    def _rewarded(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        outcomes = list(self.reward(trajectories))
+        if len(outcomes) != len(trajectories) or not all(math.isfinite(outcome) for outcome in outcomes):
             raise ValueError(
-                f"task {self.task.task_id}: the environment gave neither an observation nor a stop reason; expected one"
+                f"data.reward: {len(outcomes)} outcomes for {len(trajectories)} trajectories, "
+                f"{sum(not math.isfinite(outcome) for outcome in outcomes)} not finite; expected one finite number each"
             )
-        read_ids = observation_ids[: left - len(action.ids)]
-        turn = Turn(
-            action.ids,
-            action.logprobs,
-            read_ids,
-            text,
-            self.policy.decode(read_ids),
-            result.useful,
-            result.empty,
+        return [replace(t, outcome=float(outcome)) for t, outcome in zip(trajectories, outcomes, strict=True)]
+
+
+def _sharing_a_replay(episodes: Sequence[Episode]) -> list[list[Episode]]:
+    """Episodes behind the same recorded turns together, where their environments fork; every other by itself."""
+    together: dict[object, list[Episode]] = {}
+    for episode in episodes:
+        shares = episode.start.turns and isinstance(episode.environment, Forkable)
+        key = (episode.start.task, episode.start.turns) if shares else id(episode)
+        together.setdefault(key, []).append(episode)
+    return list(together.values())
+
+
+def _context(trajectory: Trajectory, n_turns: int) -> tuple:
+    """What makes two prefixes the same."""
+    if not 0 <= n_turns <= len(trajectory.turns):
+        raise ValueError(
+            f"task {trajectory.task.task_id}: a prefix of {n_turns} turns; the trajectory has {len(trajectory.turns)}"
         )
-        return turn, result.stop
+    turns = tuple((turn.action_ids, turn.observation_ids) for turn in trajectory.turns[:n_turns])
+    ended = n_turns == len(trajectory.turns)
+    return trajectory.task.task_id, trajectory.prompt_ids, turns, ended

@@ -69,7 +69,7 @@ class Environment(Protocol):
 
 @runtime_checkable
 class Forkable(Protocol):
-    """An environment that can be copied where it stands, so that a prefix is replayed once for all its continuations."""
+    """An environment that can be copied where it stands: a prefix is replayed once for all its continuations."""
 
     def fork(self) -> Environment:
         """A copy that goes on by itself; neither hears of the other's later actions."""

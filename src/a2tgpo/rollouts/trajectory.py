@@ -69,6 +69,8 @@ class Turn:
     """Did the tool return evidence not seen before? None where nobody knows."""
     empty: bool = False
     """The tool was called and found nothing."""
+    state: str | None = None
+    """The anchor state in which the action was taken; None where the environment does not know it."""
 
     @property
     def is_process(self) -> bool:

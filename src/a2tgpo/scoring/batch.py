@@ -4,6 +4,7 @@ Conventions: `[b, l]` speaks about token `input_ids[b, l]`, whose log-prob is co
 are padded on the right. Every `*_mask` is True where something counts. `turn_ids >= 0` is the only loss mask.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -11,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from a2tgpo.method.turns import TurnCredit
 from a2tgpo.rollouts.trajectory import Trajectory
 
-PER_TOKEN = ("input_ids", "turn_ids", "rollout_logprobs", "old_logprobs", "ref_logprobs", "weight")
+PER_TOKEN = ("input_ids", "turn_ids", "rollout_logprobs", "old_logprobs", "ref_logprobs", "loss_weight")
 
 
 @dataclass(frozen=True)
@@ -30,27 +32,18 @@ class RolloutBatch:
     """The turn exists."""
     process_mask: Bool[Tensor, "B T"]
     """A tool result followed the turn."""
+    context_ids: Int[Tensor, "B T+1"]
+    """Equal where trajectories of a prompt have the same context, token for token; −1 where there is none. Context 0 is
+    the prompt, context t ends after turn t."""
     state_ids: Int[Tensor, "B T"]
-    """Equal where turns of the rollout set were taken in the same context."""
+    """Equal where turns of a prompt were taken in the same anchor state; in the same context where nobody knows it."""
     outcome: Float[Tensor, " B"]
     group_ids: Int[Tensor, " B"]
     old_logprobs: Float[Tensor, "B L"]
     ref_logprobs: Float[Tensor, "B L"]
-    gain: Float[Tensor, "B T"]
-    belief: Float[Tensor, "B T+1"]
-    gain_mask: Bool[Tensor, "B T"]
-    """The turn has a gain; a subset of `process_mask`."""
-    normalized: Float[Tensor, "B T"]
-    advantage: Float[Tensor, "B T"]
-    clip_low: Float[Tensor, "B T"]
-    clip_high: Float[Tensor, "B T"]
-    weight: Float[Tensor, "B L"]
+    credit: TurnCredit
+    loss_weight: Float[Tensor, "B L"]
     """Share of each token in the loss of its global mini-batch."""
-
-    @property
-    def attention_mask(self) -> Bool[Tensor, "B L"]:
-        """True on tokens, False on padding."""
-        return torch.arange(self.input_ids.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -63,13 +56,12 @@ class RolloutBatch:
         """These trajectories, cut to the longest of them."""
         rows = torch.as_tensor(index, device=self.lengths.device)
         length = int(self.lengths[rows].max())
-        return replace(
-            self,
-            **{
-                f.name: getattr(self, f.name)[rows][:, :length] if f.name in PER_TOKEN else getattr(self, f.name)[rows]
-                for f in fields(self)
-            },
-        )
+        cut = {
+            f.name: getattr(self, f.name)[rows][:, :length] if f.name in PER_TOKEN else getattr(self, f.name)[rows]
+            for f in fields(self)
+            if f.name != "credit"
+        }
+        return replace(self, **cut, credit=self.credit.rows(rows))
 
 
 def collate(trajectories: Sequence[Trajectory], pad_id: int) -> RolloutBatch:
@@ -77,7 +69,7 @@ def collate(trajectories: Sequence[Trajectory], pad_id: int) -> RolloutBatch:
     rows, turns = len(trajectories), max(len(t.turns) for t in trajectories)
     length = max(len(t.token_ids) for t in trajectories)
     tokens = torch.zeros(rows, length)
-    per_turn = torch.zeros(rows, turns)
+    contexts = _context_ids(trajectories, turns)
     batch = RolloutBatch(
         input_ids=torch.full((rows, length), pad_id),
         lengths=torch.tensor([len(t.token_ids) for t in trajectories]),
@@ -85,43 +77,55 @@ def collate(trajectories: Sequence[Trajectory], pad_id: int) -> RolloutBatch:
         rollout_logprobs=tokens.clone(),
         turn_mask=torch.tensor([[k < len(t.turns) for k in range(turns)] for t in trajectories]),
         process_mask=torch.tensor([[k < len(t.context_lengths) - 1 for k in range(turns)] for t in trajectories]),
-        state_ids=torch.zeros(rows, turns, dtype=torch.long),
-        outcome=torch.tensor([t.outcome for t in trajectories]),
+        context_ids=torch.tensor(contexts),
+        state_ids=torch.tensor(_state_ids(trajectories, contexts, turns)),
+        outcome=torch.tensor([t.outcome for t in trajectories], dtype=torch.float32),
         group_ids=torch.tensor([t.group for t in trajectories]),
         old_logprobs=tokens,
         ref_logprobs=tokens,
-        gain=per_turn,
-        belief=torch.zeros(rows, turns + 1),
-        gain_mask=torch.zeros(rows, turns, dtype=torch.bool),
-        normalized=per_turn,
-        advantage=per_turn,
-        clip_low=per_turn,
-        clip_high=per_turn,
-        weight=tokens,
+        credit=TurnCredit.zeros(rows, turns),
+        loss_weight=tokens,
     )
-    states = context_states(trajectories)
     for b, trajectory in enumerate(trajectories):
         n = len(trajectory.token_ids)
         batch.input_ids[b, :n] = torch.tensor(trajectory.token_ids)
         batch.turn_ids[b, :n] = torch.tensor(trajectory.token_turns)
         logprobs = [p for turn in trajectory.turns for p in turn.action_logprobs]
         batch.rollout_logprobs[b, batch.turn_ids[b] >= 0] = torch.tensor(logprobs)
-        batch.state_ids[b, : len(trajectory.turns)] = torch.tensor(states[b][: len(trajectory.turns)])
     return batch
 
 
-def context_states(trajectories: Sequence[Trajectory]) -> list[list[int]]:
-    """For each trajectory the ids of its contexts: after the prompt, then after each turn. Equal contexts of one
-    prompt share an id."""
+def _context_ids(trajectories: Sequence[Trajectory], n_turns: int) -> list[list[int]]:
+    """After the prompt, then after each turn; −1 behind the last."""
     known: dict[tuple, int] = {}
-    states = []
+    rows = []
     for trajectory in trajectories:
-        state = known.setdefault((trajectory.group, trajectory.prompt_ids), len(known))
-        states.append([state])
+        context = known.setdefault((trajectory.group, trajectory.prompt_ids), len(known))
+        row = [context]
         for turn in trajectory.turns:
-            state = known.setdefault((state, turn.action_ids, turn.observation_ids), len(known))
-            states[-1].append(state)
-    return states
+            context = known.setdefault((context, turn.action_ids, turn.observation_ids), len(known))
+            row.append(context)
+        rows.append(row + [-1] * (n_turns + 1 - len(row)))
+    return rows
+
+
+def _state_ids(trajectories: Sequence[Trajectory], contexts: list[list[int]], n_turns: int) -> list[list[int]]:
+    known: dict[tuple, int] = {}
+    rows = []
+    for trajectory, row in zip(trajectories, contexts, strict=True):
+        states: list[int] = []
+        for turn, context in zip(trajectory.turns, row, strict=False):
+            key = (context,) if turn.state is None else (trajectory.group, turn.state)
+            states.append(known.setdefault(key, len(known)))
+        rows.append(states + [-1] * (n_turns - len(states)))
+    return rows
+
+
+def token_positions(lengths: Sequence[int], micro_batches: Sequence[Sequence[int]]) -> Counter[str]:
+    """Positions that a forward pass over rows of these lengths computes (`forwarded`), and how many of them are not
+    padding (`useful`)."""
+    forwarded = sum(len(rows) * max(lengths[i] for i in rows) for rows in micro_batches)
+    return Counter(forwarded=forwarded, useful=sum(lengths[i] for rows in micro_batches for i in rows))
 
 
 def pack(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:

@@ -4,7 +4,7 @@ The belief after turn t is the policy's probability of the accepted answer once 
 All answers of all turns go through the model in one block: each costs its own tokens and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,8 +14,7 @@ from transformers import Cache, PreTrainedTokenizerBase
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.thinking import END_THINK, THINK, opened_thought
-from a2tgpo.rollouts.trajectory import Trajectory
-from a2tgpo.scoring.batch import context_states
+from a2tgpo.rollouts.trajectory import Task, Trajectory
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class EncodedAnswer:
 
 
 @dataclass(frozen=True)
-class Question:
+class AnswerQuery:
     """How likely is this answer after the first `context` tokens of trajectory `row`?"""
 
     row: int
@@ -42,13 +41,13 @@ class Question:
 
 @dataclass(frozen=True)
 class BeliefPlan:
-    """The questions of a rollout set, and for every trajectory, belief state and alias the question that answers it."""
+    """The queries of a rollout set, and for every trajectory, belief state and alias the query that answers it."""
 
-    questions: list[Question]
+    queries: list[AnswerQuery]
     index: Int[Tensor, "B S A"]
     """S = T+1 belief states (0: query only); −1 where there is none."""
 
-    def spread(
+    def scatter(
         self, logprobs: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "B S A"], Bool[Tensor, "B A"], Bool[Tensor, "B S"]]:
         """Answer log-probs by belief state and alias, the alias mask and the state mask."""
@@ -82,57 +81,70 @@ def continued(wrapper: tuple[str, str], opened: str) -> tuple[str, str]:
     return (own.removeprefix(THINK).lstrip() if own.startswith(THINK) else f"{END_THINK}\n\n{before}"), after
 
 
+def require_context_length(
+    policy: Policy,
+    tasks: Sequence[Task],
+    answers: Callable[[Task], Sequence[str]],
+    wrapper: tuple[str, str],
+    max_sequence_tokens: int,
+) -> None:
+    """Raises ValueError where an answer behind `max_sequence_tokens` would go past the policy's last position."""
+    for task in tasks:
+        for answer in answers(task):
+            needed = max_sequence_tokens + encode_answer(policy.tokenizer, answer, wrapper).n_input_tokens
+            if needed > policy.max_length:
+                raise ValueError(
+                    f"task {task.task_id}: a trajectory at data.module.max_prompt_tokens and max_response_tokens, "
+                    f"and its accepted answer behind it, need {needed} positions; expected at most the "
+                    f"{policy.max_length} of the model"
+                )
+
+
 def plan_beliefs(
     trajectories: Sequence[Trajectory],
+    context_ids: Int[Tensor, "B T+1"],
     tokenizer: PreTrainedTokenizerBase,
     wrapper: tuple[str, str],
-    max_aliases: int,
+    answers: Callable[[Task], Sequence[str]],
 ) -> BeliefPlan:
-    """Ask for the first `max_aliases` accepted answers in every context, each distinct context once.
+    """Ask for the `answers` of its task in every belief state of every trajectory, each distinct context once.
 
-    Raises ValueError where a task has no accepted answer although one is needed.
+    Raises what `answers` raises, and ValueError where an answer cannot be encoded.
     """
-    states = context_states(trajectories)
-    turns = max(len(t.turns) for t in trajectories)
-    aliases = max(len(t.task.answers[:max_aliases]) for t in trajectories)
-    index = torch.full((len(trajectories), turns + 1, aliases), -1)
+    contexts = context_ids.tolist()
+    asked = [tuple(answers(trajectory.task)) for trajectory in trajectories]
+    index = torch.full((*context_ids.shape, max(map(len, asked))), -1)
     encoded: dict[tuple[str, str], EncodedAnswer] = {}
     known: dict[tuple[int, int], int] = {}
-    questions: list[Question] = []
+    queries: list[AnswerQuery] = []
     for row, trajectory in enumerate(trajectories):
-        answers = trajectory.task.answers[:max_aliases]
-        if max_aliases and not answers:
-            raise ValueError(
-                f"task {trajectory.task.task_id}: it has no accepted answer, so its turns have no information gain; "
-                "expected an answer, or model/signal=none"
-            )
         token_ids = trajectory.token_ids
         for state, context in enumerate(trajectory.context_lengths):
             opened = opened_thought(tokenizer, token_ids[:context])
-            for alias, answer in enumerate(answers):
+            for alias, answer in enumerate(asked[row]):
                 if (answer, opened) not in encoded:
                     encoded[answer, opened] = encode_answer(tokenizer, answer, continued(wrapper, opened))
-                key = (states[row][state], alias)
+                key = (contexts[row][state], alias)
                 if key not in known:
-                    known[key] = len(questions)
-                    questions.append(Question(row, context, encoded[answer, opened]))
+                    known[key] = len(queries)
+                    queries.append(AnswerQuery(row, context, encoded[answer, opened]))
                 index[row, state, alias] = known[key]
-    return BeliefPlan(questions, index)
+    return BeliefPlan(queries, index)
 
 
 @dataclass(frozen=True)
 class AnswerBlock:
     """Answers laid out row by row behind a batch of cached trajectories.
 
-    A token sees the context of its own question and its own answer up to itself: a rectangular mask over the cache
+    A token sees the context of its own query and its own answer up to itself: a rectangular mask over the cache
     and the block.
     """
 
     ids: Int[Tensor, "B Q"]
     position_ids: Int[Tensor, "B Q"]
     mask: Bool[Tensor, "B 1 Q K"]
-    question: Int[Tensor, " P"]
-    """For each predicted token the question it belongs to, its row, column of the block that predicts it, and id."""
+    query: Int[Tensor, " P"]
+    """For each predicted token the query it belongs to, its row, column of the block that predicts it, and id."""
     row: Int[Tensor, " P"]
     column: Int[Tensor, " P"]
     target: Int[Tensor, " P"]
@@ -142,37 +154,35 @@ class AnswerBlock:
         return AnswerBlock(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def build_answer_block(questions: Sequence[Question], rows: Sequence[int], height: int, seen: int) -> AnswerBlock:
-    """Place `questions` behind the `height` × `seen` cache of the trajectories; `rows` are their rows in it."""
+def build_answer_block(queries: Sequence[AnswerQuery], rows: Sequence[int], height: int, seen: int) -> AnswerBlock:
+    """Place `queries` behind the `height` × `seen` cache of the trajectories; `rows` are their rows in it."""
     end = [0] * height
     starts = []
-    for question, row in zip(questions, rows, strict=True):
+    for query, row in zip(queries, rows, strict=True):
         starts.append(end[row])
-        end[row] += question.answer.n_input_tokens
+        end[row] += query.answer.n_input_tokens
     width = max(end)
     ids = torch.zeros(height, width, dtype=torch.long)
     position_ids = torch.zeros(height, width, dtype=torch.long)
     mask = torch.zeros(height, 1, width, seen + width, dtype=torch.bool)
     mask[..., 0] = True  # padding must see something, or its softmax is not finite
     picks: list[tuple[int, int, int, int]] = []
-    for n, (question, row, start) in enumerate(zip(questions, rows, starts, strict=True)):
-        answer, block = question.answer, slice(start, start + question.answer.n_input_tokens)
+    for n, (query, row, start) in enumerate(zip(queries, rows, starts, strict=True)):
+        answer, block = query.answer, slice(start, start + query.answer.n_input_tokens)
         ids[row, block] = torch.tensor(answer.ids[:-1])
-        position_ids[row, block] = question.context + torch.arange(answer.n_input_tokens)
-        mask[row, 0, block, : question.context] = True
+        position_ids[row, block] = query.context + torch.arange(answer.n_input_tokens)
+        mask[row, 0, block, : query.context] = True
         own = torch.ones(answer.n_input_tokens, answer.n_input_tokens, dtype=torch.bool).tril()
         mask[row, 0, block, seen + start : seen + start + answer.n_input_tokens] = own
         picks += [(n, row, start + j - 1, answer.ids[j]) for j in range(answer.start, len(answer.ids))]
     return AnswerBlock(ids, position_ids, mask, *(torch.tensor(pick) for pick in zip(*picks, strict=True)))
 
 
-def answer_logprobs(
-    policy: Policy, cache: Cache, questions: Sequence[Question], rows: Sequence[int], height: int
-) -> Float[Tensor, " N"]:
-    """Mean log-prob of each question's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), in fp32 (eq. 2)."""
-    block = build_answer_block(questions, rows, height, cache.get_seq_length()).to(policy.device)
+def answer_logprobs(policy: Policy, cache: Cache, block: AnswerBlock) -> Float[Tensor, " N"]:
+    """Mean log-prob of each query's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), in fp32 (eq. 2)."""
+    block = block.to(policy.device)
     columns, column = block.column.unique(return_inverse=True)
-    cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(height, -1)
+    cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(len(block.ids), -1)
     key_positions = torch.cat([cached, block.position_ids], dim=1)
     out = policy.model(
         block.ids,
@@ -184,5 +194,5 @@ def answer_logprobs(
     )
     logits = out.logits[block.row, column].float()
     logprobs = logits.gather(-1, block.target[:, None])[:, 0] - logits.logsumexp(-1)
-    total = logprobs.new_zeros(len(questions)).index_add(0, block.question, logprobs)
-    return (total / torch.bincount(block.question, minlength=len(questions))).cpu()
+    n_tokens = torch.bincount(block.query)
+    return (logprobs.new_zeros(len(n_tokens)).index_add(0, block.query, logprobs) / n_tokens).cpu()

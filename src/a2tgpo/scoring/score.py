@@ -4,17 +4,20 @@ An ordinary causal forward over the trajectories yields the log-probs of their a
 answers of all belief states in one block.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from a2tgpo.method.turns import Observed
 from a2tgpo.policies.policy import Policy, evaluation_mode
-from a2tgpo.scoring.batch import RolloutBatch, pack
-from a2tgpo.scoring.beliefs import Question, answer_logprobs
+from a2tgpo.rollouts.trajectory import Task, Trajectory
+from a2tgpo.scoring.batch import RolloutBatch, collate, pack, token_positions
+from a2tgpo.scoring.beliefs import AnswerQuery, answer_logprobs, build_answer_block, plan_beliefs
 from a2tgpo.system.distributed import max_over_ranks
 
 
@@ -55,36 +58,85 @@ def token_stats(
     )
 
 
-def queries_of_rows(rows: Sequence[int], questions: Sequence[Question]) -> list[Question]:
-    """The questions about these rows; where all are about others, one that nobody asked, for as many forwards on every
-    rank."""
-    own = [question for question in questions if question.row in rows]
-    return own or [Question(rows[0], 1, question.answer) for question in questions[:1]]
+def queries_of_rows(rows: Sequence[int], queries: Sequence[AnswerQuery]) -> list[AnswerQuery]:
+    """The queries about these rows; where all are about others, one that nobody asked, for the same number of forward
+    passes on every rank."""
+    own = [query for query in queries if query.row in rows]
+    return own or [AnswerQuery(rows[0], 1, query.answer) for query in queries[:1]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one cached pass over a batch found, on the CPU."""
+
+    tokens: TokenStats
+    answer_logprobs: Float[Tensor, " N"]
+    """Mean log-prob (nats) of each query's answer tokens."""
+    positions: Counter[str]
+    """Token positions that went through the model: `forwarded`, and of them `useful`, neither padding nor unasked."""
 
 
 @torch.no_grad()
-def score(
-    policy: Policy, batch: RolloutBatch, questions: Sequence[Question], token_budget: int
-) -> tuple[TokenStats, Float[Tensor, " N"]]:
-    """Token statistics of the whole batch and the mean answer log-prob of each question, on the CPU.
+def read(policy: Policy, batch: RolloutBatch, queries: Sequence[AnswerQuery], token_budget: int) -> Reading:
+    """Token statistics of the whole batch and the answer log-prob of each query, in one cached pass.
 
     Runs in micro-batches of `token_budget` tokens, in evaluation mode.
     """
     logprobs, entropy = torch.zeros(batch.turn_ids.shape), torch.zeros(batch.turn_ids.shape)
-    answers = torch.zeros(len(questions))
+    answers, positions = torch.zeros(len(queries)), Counter[str]()
+    lengths = batch.lengths.tolist()
+    needed = max_over_ranks(len(pack(lengths, token_budget)))  # the same number of forward passes on every rank
     with evaluation_mode(policy.model):
-        lengths = batch.lengths.tolist()
-        needed = max_over_ranks(len(pack(lengths, token_budget)))  # as many forwards on every rank
         for rows in pack(lengths, token_budget, at_least=needed):
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}
-            asked = [n for n, question in enumerate(questions) if question.row in place]
-            here = queries_of_rows(rows, questions)
+            asked = [n for n, query in enumerate(queries) if query.row in place]
+            here = queries_of_rows(rows, queries)
             cache = DynamicCache() if here else None
             stats = token_stats(policy, part.input_ids, part.turn_ids, cache)
             logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()
             entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
+            positions.update(token_positions(lengths, [rows]))
             if here:
-                found = answer_logprobs(policy, cache, here, [place[q.row] for q in here], len(rows))
-                answers[asked] = found[: len(asked)]
-    return TokenStats(logprobs, entropy), answers
+                block = build_answer_block(here, [place[q.row] for q in here], len(rows), cache.get_seq_length())
+                answers[asked] = answer_logprobs(policy, cache, block)[: len(asked)]
+                read_tokens = sum(queries[n].answer.n_input_tokens for n in asked)
+                positions.update(forwarded=block.ids.numel(), useful=read_tokens)
+    return Reading(TokenStats(logprobs, entropy), answers, positions)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout set with old log-probs, and what the method needs to assign credit to its turns."""
+
+    batch: RolloutBatch
+    observed: Observed
+    entropy: Float[Tensor, "B L"]
+    positions: Counter[str]
+
+
+def score(
+    policy: Policy,
+    trajectories: Sequence[Trajectory],
+    answers: Callable[[Task], Sequence[str]],
+    answer_wrapper: tuple[str, str],
+    token_budget: int,
+) -> Scored:
+    """Old log-probs and the beliefs in the `answers` of each trajectory's task, written inside `answer_wrapper`."""
+    batch = collate(trajectories, policy.pad_id)
+    plan = plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, answer_wrapper, answers)
+    reading = read(policy, batch, plan.queries, token_budget)
+    answer_logprob, alias_mask, state_mask = plan.scatter(reading.answer_logprobs)
+    observed = Observed(
+        trajectories=trajectories,
+        turn_mask=batch.turn_mask,
+        process_mask=batch.process_mask,
+        answer_logprob=answer_logprob,
+        alias_mask=alias_mask,
+        state_mask=state_mask,
+        outcome=batch.outcome,
+        group_ids=batch.group_ids,
+        state_ids=batch.state_ids,
+    )
+    batch = replace(batch, old_logprobs=reading.tokens.logprobs)
+    return Scored(batch, observed, reading.tokens.entropy, reading.positions)

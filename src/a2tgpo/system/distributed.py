@@ -56,9 +56,10 @@ def all_gather_rows(tensor: Tensor, padding: int | float | bool) -> Tensor:
 
 
 def local_rows(count: int) -> slice:
-    """Where this rank's `count` rows stand among the gathered ones; every rank has as many."""
+    """Where this rank's `count` rows stand among the gathered ones; ranks may have more or fewer."""
     rank, _ = rank_and_world_size()
-    return slice(rank * count, (rank + 1) * count)
+    start = sum(gather(count)[:rank])
+    return slice(start, start + count)
 
 
 def max_over_ranks(value: int | float) -> int | float:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from a2tgpo.rollouts.loop import EVALUATION_NOISE, TRAINING_NOISE, Rollout
-from a2tgpo.rollouts.protocols import Engine, Environment
+from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.protocols import Engine, Environment, Reward
+from a2tgpo.rollouts.start import EVALUATION_NOISE, TRAINING_NOISE
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.distributed import rank_and_world_size, shard
@@ -28,6 +31,7 @@ class RolloutDataModule(LightningDataModule):
         tasks: Tasks,
         environment: Callable[[Task], Environment],
         engine: Engine,
+        reward: Reward,
         prompts_per_iteration: int,
         mini_batch_prompts: int,
         group_size: int,
@@ -35,6 +39,8 @@ class RolloutDataModule(LightningDataModule):
         max_response_tokens: int,
         max_action_tokens: int,
         max_sessions: int,
+        episode_timeout: float,
+        max_failed_share: float,
         seed: int,
         val_tasks: int,
         test_tasks: int,
@@ -57,7 +63,15 @@ class RolloutDataModule(LightningDataModule):
                 f"data.module.prompts_per_iteration={prompts_per_iteration}"
             )
         self.rollout = Rollout(
-            engine, environment, max_prompt_tokens, max_response_tokens, max_action_tokens, max_sessions
+            engine,
+            environment,
+            reward,
+            max_prompt_tokens,
+            max_response_tokens,
+            max_action_tokens,
+            max_sessions,
+            episode_timeout,
+            max_failed_share,
         )
         self.tasks, self.seed = tasks, seed
         self.prompts_per_iteration, self.mini_batch_prompts = prompts_per_iteration, mini_batch_prompts
@@ -105,12 +119,13 @@ class RolloutDataModule(LightningDataModule):
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
         prompts = shard(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
-        learner.require_context_length([task for _, task in prompts], self.rollout.longest)
+        learner.require_context_length([task for _, task in prompts], self.rollout.max_sequence_tokens)
         with learner.phases("rollout"), self.precision():
             key = (self.seed, TRAINING_NOISE, iteration)
             trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
+        n_failed = len(prompts) * self.group_size - len(trajectories)
         with self.precision():
-            batch = learner.prepare(trajectories)
+            batch = learner.prepare(trajectories, n_failed)
         return self.mini_batches(batch)
 
     def precision(self) -> AbstractContextManager:
@@ -135,9 +150,17 @@ class RolloutDataModule(LightningDataModule):
         return self._order
 
     def mini_batches(self, batch: RolloutBatch) -> list[RolloutBatch]:
-        """Consecutive mini-batches of this rank's rows; groups stay whole."""
-        size = len(batch) // self.steps_per_iteration
-        return [batch.rows(range(i * size, (i + 1) * size)) for i in range(self.steps_per_iteration)]
+        """This rank's rows of each mini-batch: whole groups, of whatever size they are.
+
+        Where all of them failed one row stands in without an action token, so that every rank takes every step.
+        """
+        number = batch.group_ids // self.mini_batch_prompts  # a group is numbered by its prompt in the rollout set
+        cut = []
+        for i in range(self.steps_per_iteration):
+            rows = (number == i).nonzero()[:, 0].tolist()
+            part = batch.rows(rows or [0])
+            cut.append(part if rows else replace(part, turn_ids=torch.full_like(part.turn_ids, -1)))
+        return cut
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from a2tgpo.rollouts.trajectory import Trajectory
-from a2tgpo.scoring.batch import pack
-from a2tgpo.scoring.beliefs import Question
-from a2tgpo.scoring.score import queries_of_rows
 from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
-from a2tgpo.training.metrics import clip_metrics, episode_metrics, token_positions
+from a2tgpo.training.metrics import clip_metrics, episode_metrics
 
 
 class EpisodeMeter:
@@ -35,22 +32,12 @@ class EpisodeMeter:
 
 
 class IterationMeter:
-    """The optimizer steps of one iteration, and the token positions that scoring and update pushed through a model."""
+    """The optimizer steps of one iteration, and the token positions that scoring and update put through a model."""
 
     def __init__(self) -> None:
-        self.tokens: Counter[str] = Counter()
+        self.positions: Counter[str] = Counter()
         self.steps: list[dict[str, float]] = []
         self.clip_counts: Tensor | None = None
-
-    def add_scored(self, lengths: Sequence[int], questions: Sequence[Question], token_budget: int, models: int) -> None:
-        """Scored trajectories, read once by each of `models`, and the answers that the policy read behind them."""
-        micro_batches = pack(lengths, token_budget)
-        answers = [0] * len(lengths)
-        for rows in micro_batches:
-            for question in queries_of_rows(rows, questions):
-                answers[question.row] += question.answer.n_input_tokens
-        for counts in [lengths] * models + [answers]:
-            self.tokens.update(token_positions(counts, micro_batches))
 
     def add_clipped(self, counts: Tensor) -> None:
         """Clipped and all action tokens by turn index [2, T] of a micro-batch."""
@@ -66,5 +53,5 @@ class IterationMeter:
         metrics = mean_over_ranks(metrics) | {"update/loss": loss}
         metrics["update/first_step_max_log_ratio"] = max_over_ranks(self.steps[0]["max_log_ratio"])
         metrics["update/max_log_ratio"] = max_over_ranks(max(step["max_log_ratio"] for step in self.steps))
-        tokens = sum(gather(self.tokens), Counter())
+        tokens = sum(gather(self.positions), Counter())
         return metrics | {f"tokens/{name}": float(tokens[name]) for name in ("forwarded", "useful")}

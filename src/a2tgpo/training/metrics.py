@@ -1,14 +1,14 @@
-"""What a user looks at: numbers about the rollouts, the credit they got and the steps they caused."""
+"""Metrics of the rollouts, the credit they got and the steps they caused."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from a2tgpo.method.functional import k3_kl
-from a2tgpo.rollouts.trajectory import StopReason, Trajectory
+from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 
 
@@ -27,13 +27,6 @@ def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return {name: totals[name] / n for name in names}
 
 
-def token_positions(lengths: Sequence[int], micro_batches: Sequence[Sequence[int]]) -> Counter[str]:
-    """Positions that a forward pass over rows of these lengths pushes through a model (`forwarded`), and how many of
-    them are not padding (`useful`)."""
-    forwarded = sum(len(rows) * max(lengths[i] for i in rows) for rows in micro_batches)
-    return Counter(forwarded=forwarded, useful=sum(lengths))
-
-
 def per_turn(name: str, values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, float]:
     """Mean and standard deviation of `values` at each turn index, over the turns that count: the drift plot."""
     metrics = {}
@@ -45,21 +38,19 @@ def per_turn(name: str, values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"])
     return metrics
 
 
-def credit_metrics(batch: RolloutBatch, turn_credit: Float[Tensor, "B T"]) -> dict[str, float]:
-    """How many turns had a gain, how many groups could tell turns apart, and how credit drifts over turns.
-
-    `turn_credit` is what the gains added to the advantage (α·D/√n).
-    """
+def credit_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """How many turns had a gain, how many groups could tell turns apart, and how credit drifts over turns."""
+    credit = batch.credit
     metrics = {
-        "credit/gain_coverage": float(batch.gain_mask.sum() / batch.process_mask.sum().clamp(min=1)),
+        "credit/gain_coverage": float(credit.gain_mask.sum() / batch.process_mask.sum().clamp(min=1)),
         "credit/equal_outcome_prompts": _share_equal_outcomes(batch),
         **_turn_group_shares(batch),
     }
     for name, values, mask in (
-        ("gain", batch.gain, batch.gain_mask),
-        ("normalized", batch.normalized, batch.gain_mask),
-        ("turn_credit", turn_credit, batch.gain_mask),
-        ("advantage", batch.advantage, batch.turn_mask),
+        ("gain", credit.gain, credit.gain_mask),
+        ("normalized_gain", credit.normalized_gain, credit.gain_mask),
+        ("turn_credit", credit.turn_credit, credit.gain_mask),
+        ("advantage", credit.advantage, batch.turn_mask),
     ):
         metrics |= per_turn(f"credit/{name}", values, mask)
     return metrics
@@ -79,8 +70,8 @@ def usefulness_metrics(trajectories: Sequence[Trajectory], batch: RolloutBatch) 
     metrics = {}
     for label, useful in (("useful", True), ("useless", False)):
         places = [(row, t) for row, t, truth in known if truth is useful]
-        for name in ("gain", "normalized", "advantage") if places else ():
-            values = [float(getattr(batch, name)[place]) for place in places]
+        for name in ("gain", "normalized_gain", "advantage") if places else ():
+            values = [float(getattr(batch.credit, name)[place]) for place in places]
             metrics[f"credit/{name}/{label}_searches"] = sum(values) / len(values)
     return metrics
 
@@ -93,11 +84,11 @@ def _share_equal_outcomes(batch: RolloutBatch) -> float:
 
 def _turn_group_shares(batch: RolloutBatch) -> dict[str, float]:
     """Share of (prompt, turn-index) groups with one member, and of larger ones in which no turn stood out."""
-    singletons = flat = total = 0
+    credit, singletons, flat, total = batch.credit, 0, 0, 0
     for group in batch.group_ids.unique():
         rows = batch.group_ids == group
-        for t in range(batch.gain.shape[1]):
-            members = batch.normalized[rows, t][batch.gain_mask[rows, t]]
+        for t in range(credit.gain.shape[1]):
+            members = credit.normalized_gain[rows, t][credit.gain_mask[rows, t]]
             total += len(members) > 0
             singletons += len(members) == 1
             flat += len(members) > 1 and not members.any()
@@ -121,9 +112,26 @@ def policy_metrics(batch: RolloutBatch, entropy: Float[Tensor, "B L"], has_refer
     return metrics
 
 
-def dropped_aliases(trajectories: Sequence[Trajectory], max_aliases: int) -> float:
-    """Mean number of accepted answers of a trajectory's task whose belief was not scored."""
-    return sum(max(0, len(t.task.answers) - max_aliases) for t in trajectories) / len(trajectories)
+def dropped_aliases(trajectories: Sequence[Trajectory], answers: Callable[[Task], Sequence[str]]) -> float:
+    """Mean number of accepted answers of a trajectory's task that are not among the scored `answers`."""
+    return sum(len(t.task.answers) - len(answers(t.task)) for t in trajectories) / len(trajectories)
+
+
+def rollout_metrics(
+    trajectories: Sequence[Trajectory],
+    batch: RolloutBatch,
+    entropy: Float[Tensor, "B L"],
+    has_reference: bool,
+    answers: Callable[[Task], Sequence[str]],
+) -> dict[str, float]:
+    """All numbers about a scored rollout set and the credit it was given."""
+    return {
+        **{f"train/{name}": value for name, value in episode_metrics(trajectories).items()},
+        **credit_metrics(batch),
+        **usefulness_metrics(trajectories, batch),
+        **policy_metrics(batch, entropy, has_reference),
+        "credit/dropped_aliases": dropped_aliases(trajectories, answers),
+    }
 
 
 def update_counts(

@@ -1,4 +1,4 @@
-"""What the halves of training know of each other."""
+"""What the two halves of training know of each other: the data module and the learner."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,10 +15,19 @@ class Learner(Protocol):
     policy: Policy
     phases: PhaseTimer
 
-    def require_context_length(self, tasks: Sequence[Task], longest: int) -> None:
-        """Raises ValueError where a trajectory of `longest` tokens would leave no room to score an answer."""
+    def require_context_length(self, tasks: Sequence[Task], max_sequence_tokens: int) -> None:
+        """Raises ValueError where a trajectory of `max_sequence_tokens` leaves no context length to score an answer."""
         ...
 
-    def prepare(self, trajectories: Sequence[Trajectory]) -> RolloutBatch:
-        """Score trajectories and give credit to their turns; groups must be complete."""
+    def prepare(self, trajectories: Sequence[Trajectory], n_failed: int) -> RolloutBatch:
+        """Score trajectories and assign credit to their turns. Groups are complete but for `n_failed` lost episodes."""
         ...
+
+
+class RolloutSource(Protocol):
+    """What the learner needs of the data module."""
+
+    group_size: int
+    """Trajectories of a prompt."""
+    steps_per_iteration: int
+    """Optimizer steps over one rollout set."""

@@ -13,7 +13,7 @@ from a2tgpo.method import functional
 class Discounted:
     """Discounted sum of the rewards to come."""
 
-    gamma: float = 1.0
+    gamma: float
     """Discount per turn of distance."""
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from a2tgpo.method import functional
 class VarianceRescaled:
     """Discounted sum of the rewards to come over the square root of their number (eqs. 6–9)."""
 
-    gamma: float = 1.0
+    gamma: float
     """Discount per turn of distance."""
 
     def __post_init__(self) -> None:

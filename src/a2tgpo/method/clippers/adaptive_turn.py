@@ -13,11 +13,11 @@ from a2tgpo.method import functional
 class AdaptiveTurn:
     """Clip range scaled per turn by its normalised gain: [1 − c·ε_low, 1 + c·ε_high] (eqs. 10–12)."""
 
-    beta: float = 0.3
+    beta: float
     """Strength: the scale c stays inside (1 − β, 1 + β)."""
-    eps_low: float = 0.003
+    eps_low: float
     """How far below 1 the ratio may go; inf leaves it open."""
-    eps_high: float = 0.004
+    eps_high: float
     """How far above 1 the ratio may go; inf leaves it open."""
 
     def __post_init__(self) -> None:
@@ -29,7 +29,7 @@ class AdaptiveTurn:
             raise ValueError(f"model.clipper.eps_high={self.eps_high}: expected eps_high > 0")
 
     @torch.no_grad()
-    def __call__(self, normalized: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def __call__(self, normalized_gain: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """Distances (low, high) of the bounds from 1, per turn."""
-        scale = functional.clip_scale(normalized, self.beta)
+        scale = functional.clip_scale(normalized_gain, self.beta)
         return scale * self.eps_low, scale * self.eps_high

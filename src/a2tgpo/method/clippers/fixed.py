@@ -11,9 +11,9 @@ from torch import Tensor
 class Fixed:
     """One clip range for all: [1 − ε_low, 1 + ε_high]."""
 
-    eps_low: float = 0.003
+    eps_low: float
     """How far below 1 the ratio may go; inf leaves it open."""
-    eps_high: float = 0.004
+    eps_high: float
     """How far above 1 the ratio may go; inf leaves it open."""
 
     def __post_init__(self) -> None:
@@ -23,6 +23,6 @@ class Fixed:
             raise ValueError(f"model.clipper.eps_high={self.eps_high}: expected eps_high > 0")
 
     @torch.no_grad()
-    def __call__(self, normalized: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def __call__(self, normalized_gain: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """Distances (low, high) of the bounds from 1, per turn."""
-        return torch.full_like(normalized, self.eps_low), torch.full_like(normalized, self.eps_high)
+        return torch.full_like(normalized_gain, self.eps_low), torch.full_like(normalized_gain, self.eps_high)

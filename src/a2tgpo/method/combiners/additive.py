@@ -12,7 +12,7 @@ from torch import Tensor
 class Additive:
     """Âₜ = α · Dₜ/√nₜ + R̂: the outcome stays out of the gains' groups and joins at the end (eqs. 6–9)."""
 
-    alpha: float = 1.0
+    alpha: float
     """Weight of the turn credit; the paper has none (1), its released code 0.3."""
 
     def __post_init__(self) -> None:

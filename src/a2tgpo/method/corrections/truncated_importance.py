@@ -16,7 +16,8 @@ class TruncatedImportance:
     the expectation over rollouts one over π_old again; the cap bounds the variance for some bias.
     """
 
-    cap: float = 2.0
+    cap: float
+    """The most that a token may count, at least 1."""
 
     def __post_init__(self) -> None:
         if not (self.cap >= 1 and math.isfinite(self.cap)):

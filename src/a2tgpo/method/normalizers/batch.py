@@ -1,6 +1,7 @@
 """A reward is compared with all rewards of the rollout set."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +14,9 @@ from a2tgpo.method import functional
 class Batch:
     """Standardised over all prompts and turns together."""
 
-    resolution: float = 1e-6
+    compares_trajectories: ClassVar[bool] = False
+
+    resolution: float
     """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
 
     def __post_init__(self) -> None:

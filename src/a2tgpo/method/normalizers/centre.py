@@ -1,6 +1,7 @@
 """A reward is compared with its prompt's mean and keeps its scale."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,8 @@ from a2tgpo.method import functional
 @dataclass(frozen=True)
 class Centre:
     """Less the mean over every turn of every trajectory of the prompt, not divided by a spread, as in Dr. GRPO."""
+
+    compares_trajectories: ClassVar[bool] = True
 
     @torch.no_grad()
     def __call__(

@@ -1,6 +1,7 @@
 """A reward stays what it is."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class NoNormalization:
     """No group: the raw reward."""
+
+    compares_trajectories: ClassVar[bool] = False
 
     @torch.no_grad()
     def __call__(

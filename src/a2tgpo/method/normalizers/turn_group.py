@@ -1,6 +1,7 @@
 """A turn is compared with the same turn of the same prompt's other trajectories."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +14,9 @@ from a2tgpo.method import functional
 class TurnGroup:
     """Standardised inside the turn group: gains at one turn index of one prompt (eqs. 6–9)."""
 
-    resolution: float = 1e-6
+    compares_trajectories: ClassVar[bool] = True
+
+    resolution: float
     """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
 
     def __post_init__(self) -> None:

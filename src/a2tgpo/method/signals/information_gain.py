@@ -1,25 +1,27 @@
 """What each turn taught the policy about the answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from a2tgpo.method import functional
+from a2tgpo.method.turns import Gains, Observed
+from a2tgpo.rollouts.trajectory import Task
 
 MAX_ALIASES = 8
+"""Accepted answers that are scored at most."""
 
 
 @dataclass(frozen=True)
 class InformationGain:
     """Change of the belief in the accepted answer over a turn (eqs. 2, 3)."""
 
-    gain: str = "prob"
+    gain: str
     """`prob`: difference of probabilities, as the paper writes it; `log_prob`: of log-probabilities, in nats."""
-    baseline: str = "query"
+    baseline: str
     """What the first turn is compared with: `query`, the prompt alone; `first_turn`: nothing, it has no gain."""
-    aliases: str = "first"
+    aliases: str
     """Which accepted answers count: the `first`, the likeliest (`max`), or their `mean` probability."""
 
     def __post_init__(self) -> None:
@@ -30,25 +32,25 @@ class InformationGain:
         if self.aliases not in ("first", "max", "mean"):
             raise ValueError(f"model.signal.aliases={self.aliases}: expected first, max or mean")
 
-    @property
-    def max_aliases(self) -> int:
-        """How many accepted answers must be scored."""
-        return 1 if self.aliases == "first" else MAX_ALIASES
+    def answers(self, task: Task) -> Sequence[str]:
+        """The first accepted answer, or the first `MAX_ALIASES`. Raises ValueError where the task has none."""
+        if not task.answers:
+            raise ValueError(
+                f"task {task.task_id}: it has no accepted answer, so its turns have no information gain; "
+                "expected an answer, or model/signal=none"
+            )
+        return task.answers[: 1 if self.aliases == "first" else MAX_ALIASES]
 
     @torch.no_grad()
-    def __call__(
-        self,
-        answer_logprob: Float[Tensor, "B T+1 A"],
-        alias_mask: Bool[Tensor, "B A"],
-        state_mask: Bool[Tensor, "B T+1"],
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T+1"], Bool[Tensor, "B T"]]:
-        """Gain, belief (a probability) and gain mask. Raises ValueError where a state's belief is not finite."""
-        log_belief = functional.log_belief(answer_logprob, alias_mask, self.aliases)
-        if not log_belief[state_mask].isfinite().all():
+    def __call__(self, observed: Observed) -> Gains:
+        """Gain and belief (a probability). Raises ValueError where a state's belief is not finite."""
+        states = observed.state_mask
+        log_belief = functional.log_belief(observed.answer_logprob, observed.alias_mask, self.aliases)
+        if not log_belief[states].isfinite().all():
             raise ValueError("no finite belief in an accepted answer: the task has none, it is empty, or scoring broke")
         belief = log_belief.exp()
-        gain_mask = state_mask[:, 1:] & state_mask[:, :-1]
+        gain_mask = states[:, 1:] & states[:, :-1]
         if self.baseline == "first_turn":
             gain_mask[:, :1] = False
         gain = functional.information_gain(belief if self.gain == "prob" else log_belief, gain_mask)
-        return gain, torch.where(state_mask, belief, 0.0), gain_mask
+        return Gains(gain, gain_mask, torch.where(states, belief, 0.0))

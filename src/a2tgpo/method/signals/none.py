@@ -1,28 +1,24 @@
 """No turn signal: the outcome alone, as GRPO has it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+
+from a2tgpo.method.turns import Gains, Observed
+from a2tgpo.rollouts.trajectory import Task
 
 
 @dataclass(frozen=True)
 class NoSignal:
     """No turn has a gain, and no answer is scored."""
 
-    @property
-    def max_aliases(self) -> int:
-        """How many accepted answers must be scored."""
-        return 0
+    def answers(self, task: Task) -> Sequence[str]:
+        """None."""
+        return ()
 
     @torch.no_grad()
-    def __call__(
-        self,
-        answer_logprob: Float[Tensor, "B T+1 A"],
-        alias_mask: Bool[Tensor, "B A"],
-        state_mask: Bool[Tensor, "B T+1"],
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T+1"], Bool[Tensor, "B T"]]:
-        """Gain, belief and gain mask: all zero, all False."""
-        belief = answer_logprob.new_zeros(state_mask.shape)
-        return belief[:, 1:].clone(), belief, torch.zeros_like(state_mask[:, 1:])
+    def __call__(self, observed: Observed) -> Gains:
+        """All zero, all False."""
+        gain = torch.zeros(observed.turn_mask.shape, device=observed.turn_mask.device)
+        return Gains(gain, torch.zeros_like(observed.turn_mask), torch.nn.functional.pad(gain, (1, 0)))
