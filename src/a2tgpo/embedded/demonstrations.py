@@ -49,7 +49,7 @@ def demonstrate(
     """Play one episode; returns its (action, observation) texts."""
     episode = environment(task)
     turns: list[tuple[str, str]] = []
-    searches = list(task.searches)
+    searches = list(task.reference_calls)
     if task.kind == COMPARISON and rng.random() < 0.5:
         searches[:2] = reversed(searches[:2])
     known, last_search, found = 0, None, None

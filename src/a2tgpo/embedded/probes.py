@@ -29,7 +29,7 @@ def _forced_answer_em(
     episodes = [environment(task) for task in tasks]
     texts = [episode.prompt() for episode in episodes]
     for i, (task, episode) in enumerate(zip(tasks, episodes, strict=True)):
-        for search in task.searches if searches else ():
+        for search in task.reference_calls if searches else ():
             action = search_action(search)
             texts[i] += action + episode.step(action).observation
     openings = [episode.answer_wrapper[0].rstrip() for episode in episodes]  # the blank belongs to the answer's token
