@@ -18,7 +18,7 @@ from a2tgpo.tasks.word_problems import ArithmeticTasks
 
 PROBLEM = Task(
     "t", "Ben has 12 eggs. Ben gives 4 away. Then Ben has 3 times as many. How many eggs does Ben have now?", ("24",),
-    searches=("12 - 4", "8 * 3"), evidence=("8", "24"),
+    reference_calls=("12 - 4", "8 * 3"), evidence=("8", "24"),
 )  # fmt: skip
 
 
@@ -116,19 +116,19 @@ def test_a_problem_is_the_same_whenever_it_is_made(tasks):
 
 
 def test_no_chain_of_calculations_is_in_two_splits(tasks):
-    chains = [{task.searches for task in tasks.split(split)} for split in Split]
+    chains = [{task.reference_calls for task in tasks.split(split)} for split in Split]
     assert not chains[0] & chains[1] and not chains[0] & chains[2] and not chains[1] & chains[2]
 
 
 def test_the_calculations_of_a_problem_lead_to_its_answer(tasks):
     seen = set()
     for task in tasks.split(Split.TRAIN):
-        assert [write_number(evaluate(search)) for search in task.searches] == list(task.evidence)
+        assert [write_number(evaluate(search)) for search in task.reference_calls] == list(task.evidence)
         assert task.answers == (task.evidence[-1],)
         assert write_number(read_number(task.answers[0])) == task.answers[0] and read_number(task.answers[0]) > 0
-        assert all(search.split()[0] in task.question or n for n, search in enumerate(task.searches))
-        assert all(search.split()[2] in task.question for search in task.searches)
-        seen |= {task.kind} | {search.split()[1] for search in task.searches}
+        assert all(search.split()[0] in task.question or n for n, search in enumerate(task.reference_calls))
+        assert all(search.split()[2] in task.question for search in task.reference_calls)
+        seen |= {task.kind} | {search.split()[1] for search in task.reference_calls}
     assert seen == {"1 step", "2 steps", "3 steps", "4 steps", "+", "-", "*", "/"}
 
 

@@ -80,8 +80,8 @@ def test_no_answer_makes_up_more_than_three_percent(split: Split) -> None:
 def test_the_right_searches_find_their_evidence_and_fit_the_limit(split: Split) -> None:
     retriever = BM25Retriever(WorldPassages(SIZE))
     for task in TASKS.split(split):
-        assert len(task.searches) <= 6
-        for search, passage in zip(task.searches, task.evidence, strict=True):
+        assert len(task.reference_calls) <= 6
+        for search, passage in zip(task.reference_calls, task.evidence, strict=True):
             assert passage in retriever.search(search, 2, task.corpus)
 
 
@@ -100,7 +100,7 @@ def test_a_demonstrator_without_bad_habits_answers_every_question() -> None:
     rng = np.random.default_rng(0)
     for task in TASKS.split(Split.TRAIN):
         turns = demonstrate(task, world_of(task.corpus, SIZE), environment, FLAWLESS, rng)
-        assert len(turns) == len(task.searches) + 1
+        assert len(turns) == len(task.reference_calls) + 1
         assert any(f"<answer> {answer}</answer>" in turns[-1][0] for answer in task.answers)
 
 

@@ -1,13 +1,14 @@
 """Calling a tool that may fail or hang."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 
-def call_with_timeout(tool: Callable[..., Any], timeout: float, *args: Any) -> Any:
-    """`tool(*args)`, in a thread of its own. Raises whatever the tool raises, and TimeoutError after `timeout` seconds.
+def call_with_timeout(tool: Callable[..., Any], timeout: float, arguments: Mapping[str, Any]) -> Any:
+    """`tool(**arguments)`, in a thread of its own. Raises whatever the tool raises, and TimeoutError after `timeout`
+    seconds.
 
     The thread is a daemon: a tool that never returns holds up neither later calls nor the end of the process.
     """
@@ -15,7 +16,7 @@ def call_with_timeout(tool: Callable[..., Any], timeout: float, *args: Any) -> A
 
     def run() -> None:
         try:
-            future.set_result(tool(*args))
+            future.set_result(tool(**arguments))
         except Exception as error:  # raised again where the result is asked for
             future.set_exception(error)
 
