@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from a2tgpo.environments.reward import Reward
+from a2tgpo.environments.search_qa import SearchQA
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +24,6 @@ from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.embedded.world import WorldSize, make_world
 from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.evaluation.evaluate import evaluate
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
