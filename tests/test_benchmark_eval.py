@@ -207,7 +207,7 @@ def evaluate(composed, files, capsys):
             "data/retriever=bm25",
             f"data.retriever.corpus_path={files}/corpus.jsonl",
             f"data.retriever.cache_dir={files}/indexes",
-            "data.environment.topk=2",
+            "data.environment.tools.search.topk=2",
             f"data.tasks.benchmarks_dir={files}",
             f"paths.policy_dir={SHIPPED}",
             f"paths.output_dir={files}/run",

@@ -4,13 +4,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SearchQA
+from episodes import search_qa
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,17 +34,8 @@ TASKS = EmbeddedTasks(SIZE, QuestionMix(), 4, 400, 400, 400)
 TOKENIZER = build_tokenizer()
 HELD_OUT = (Split.VALIDATION, Split.TEST)
 FLAWLESS = Habits(hasty=(0.0,) * 4, hasty_comparison=(0.0,) * 3, wrong_relation=0.0, repeat=0.0)
-environment = partial(
-    SearchQA,
-    retriever=BM25Retriever(WorldPassages(SIZE)),
-    reward=Reward(),
-    dialect=TextTags("Question: {question}", ("<think> done</think><answer> ", "</answer>")),
-    answer_wrapper=("<think> done</think><answer> ", "</answer>"),
-    max_searches=6,
-    topk=2,
-    tool_timeout=10.0,
-    max_tool_failures=3,
-)
+DIALECT = TextTags("Question: {question}", ("<think> done</think><answer> ", "</answer>"))
+environment = search_qa(DIALECT, BM25Retriever(WorldPassages(SIZE)), topk=2, max_calls=6, max_tool_failures=3)
 
 
 def test_no_word_of_a_name_is_shared_between_splits() -> None:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from episodes import SEARCH
+from episodes import search_qa as search_environment
 from model_zoo import ARCHITECTURES, WINDOW, build
 from peft import LoraConfig
 from tiny_runs import SMALL, fit
@@ -13,8 +15,6 @@ from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
 from a2tgpo.environments.protocols import Action, ToolCall
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SEARCH, SearchQA
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
@@ -46,8 +46,7 @@ def folders(tmp_path_factory):
 
 
 def search_qa(dialect):
-    retriever = BM25Retriever(lambda corpus: PASSAGES)
-    return lambda task: SearchQA(task, retriever, Reward(), dialect, dialect.answer_wrapper, 4, 1, 10.0, 2)
+    return search_environment(dialect, BM25Retriever(lambda corpus: PASSAGES), max_calls=4)
 
 
 def play(policy, dialect, script=None, group_size=1, **limits):
@@ -148,7 +147,7 @@ def test_a_dialogue_of_tool_calls_equals_the_template_rendered_whole(folders, ki
     policy = load_policy(str(folders[kind]))
     actions = [call("director of the film") + "\n" + call("city of Varo"), call("end token"), "<answer>Varo</answer>"]
     (trajectory,) = play(policy, CALLS, [action + "<|im_end|>" for action in actions])
-    assert (trajectory.stop, trajectory.outcome, trajectory.metrics["searches"]) == (StopReason.ANSWERED, 1.0, 3.0)
+    assert (trajectory.stop, trajectory.outcome, trajectory.metrics["calls"]) == (StopReason.ANSWERED, 1.0, 3.0)
     assert [turn.action_text for turn in trajectory.turns] == actions
     prompt = CALLS.prompt(TASK.question, [SEARCH])
     tool = {"role": "tool"}
@@ -215,7 +214,7 @@ def test_a_thought_that_the_template_opens_is_gone_on_with(folders, dialect, act
     parts = policy.tokenizer.chat_template.rpartition(opening)
     policy.tokenizer.chat_template = f"{parts[0]}{opening}<think>\n{parts[2]}"
     (trajectory,) = play(policy, dialect, actions)
-    assert trajectory.stop is StopReason.ANSWERED and trajectory.metrics["searches"] == 1
+    assert trajectory.stop is StopReason.ANSWERED and trajectory.metrics["calls"] == 1
     assert policy.tokenizer.decode(trajectory.prompt_ids).endswith("assistant\n<think>\n")
     wrapper = ("<think>\nI know it.</think><answer>", "</answer>")
     for before, expected in ((wrapper[0], "I know it.</think><answer>"), ("<answer>", "</think>\n\n<answer>")):
@@ -291,7 +290,7 @@ def test_every_message_has_one_meaning(name):
 def test_more_calls_in_one_turn_than_are_left_end_the_episode(folders):
     policy = load_policy(str(folders["qwen3"]))
     (trajectory,) = play(policy, CALLS, ["".join(call(str(i)) for i in range(5)) + "<|im_end|>"])
-    assert (trajectory.stop, trajectory.metrics["searches"]) == (StopReason.MAX_TURNS, 0.0)
+    assert (trajectory.stop, trajectory.metrics["calls"]) == (StopReason.MAX_TURNS, 0.0)
 
 
 # ---- Options ---------------------------------------------------------------------------------------------------------

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from episodes import search_qa as search_environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Completion, StepResult
@@ -72,9 +71,7 @@ class Echo:
 
 def search_qa(retriever=None):
     retriever = retriever or BM25Retriever({"films": PASSAGES}.__getitem__)
-    wrapper = ("<answer> ", "</answer>")
-    dialect = TextTags("Question: {question}", wrapper)
-    return lambda task: SearchQA(task, retriever, Reward(), dialect, wrapper, 2, 1, 10.0, max_tool_failures=2)
+    return search_environment(TextTags("Question: {question}", ("<answer> ", "</answer>")), retriever)
 
 
 def play(policy, script, prompts=((0, TASK),), group_size=1, environment=None, **limits):
@@ -110,7 +107,7 @@ def test_every_stop_reason(random_policy, stop, script, process, outcome, retrie
     assert trajectory.stop is stop
     assert [turn.is_process for turn in trajectory.turns] == process
     assert trajectory.outcome == outcome
-    assert trajectory.metrics["searches"] == min(2, script.count(SEARCH))
+    assert trajectory.metrics["calls"] == min(2, script.count(SEARCH))
 
 
 def test_a_cut_action_counts_for_nothing_even_if_it_holds_an_answer(random_policy):

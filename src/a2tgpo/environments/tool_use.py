@@ -125,9 +125,8 @@ class ToolUse:
     def _take(self, name: str, result: str | Sequence[str]) -> tuple[str, Sequence[str]]:
         pieces = [result] if isinstance(result, str) else result
         if not isinstance(pieces, list | tuple) or not all(isinstance(piece, str) for piece in pieces):
-            raise SettingError(
-                f"data.environment.tools.{name}: returned {result!r}; expected a text or a list of texts"
-            )
+            key = f"data.environment.tools.{name}"
+            raise SettingError(f"{key}: it returned {result!r}; expected a text or a list of texts")
         self._useful += bool(set(pieces) & set(self.task.evidence) - self._seen)
         self._seen |= set(pieces)
         return result if isinstance(result, str) else self.dialect.layout(pieces), pieces
