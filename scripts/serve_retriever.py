@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from a2tgpo.retrievers.passages import PassageRetriever
+from a2tgpo.retrievers.protocols import PassageRetriever
 from a2tgpo.retrievers.server import RetrievalServer
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import ROOT, SHIPPED
 
-from a2tgpo.engines.http_client import HttpClient, Unavailable
+from a2tgpo.system.http_client import HttpClient, Unavailable
 
 STARTUP = 240
 """Seconds in which a server must have come up."""
@@ -46,7 +46,7 @@ class VllmServer:
     def answers(self) -> bool:
         """Does it say which models it has?"""
         try:
-            return bool(HttpClient(self.url, 5.0).get("/v1/models"))
+            return bool(HttpClient(self.url, 5.0, "data.engine", max_connections=1).get("/v1/models"))
         except Unavailable:
             return False
 
