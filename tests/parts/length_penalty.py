@@ -1,4 +1,4 @@
-"""A reward that compares the trajectories of a prompt: success, less something for being longer than the group's mean."""
+"""A reward that compares the trajectories of a prompt: success, less something for being longer than their mean."""
 
 from collections import defaultdict
 from collections.abc import Sequence
