@@ -2,8 +2,8 @@
 
     pip install -e . && python examples/minimal_loop.py --iterations 20
 
-Left out, and found in `a2tgpo.training`: micro-batches, several optimizer steps over a rollout set (with one, every ratio
-is 1 and nothing is clipped), a reference model, validation, checkpoints, several processes.
+Left out, and found in `a2tgpo.training`: micro-batches, several optimizer steps over a rollout set (with one, every
+ratio is 1 and nothing is clipped), a reference model, validation, checkpoints, several processes.
 """
 
 import argparse

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from tests.tiny_runs import ROOT, SHIPPED
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
@@ -18,6 +17,7 @@ from a2tgpo.rollouts.rewards.outcome import OutcomeReward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
 from a2tgpo.rollouts.trajectory import Split, StopReason, Task
 from a2tgpo.system.errors import SettingError
+from tests.tiny_runs import ROOT, SHIPPED
 
 KEY = (5, 0, 3)
 FORKS = (5, 9)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.tiny_runs import fit
 
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.tool_use import ToolUse
@@ -14,6 +13,7 @@ from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.rewards.outcome import OutcomeReward
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
+from tests.tiny_runs import fit
 
 KEY = (1, 0)
 

@@ -15,6 +15,7 @@ from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Completion, StepResult
+from a2tgpo.rollouts.rewards.outcome import OutcomeReward
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 
@@ -23,6 +24,7 @@ TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films"
 SEARCH = "<think> need director</think><search> director of Bemi</search>"
 ANSWER = "<think> done</think><answer> Varo Tano</answer>"
 ROOMY = {"max_prompt_tokens": 64, "max_response_tokens": 200, "max_action_tokens": 40, "max_sessions": 64}
+ROOMY |= {"reward": OutcomeReward("success", -1.0, -1.0), "episode_timeout": 60.0, "max_failed_share": 0.0}
 KEY = (7, 1)
 
 
@@ -57,7 +59,7 @@ class Echo:
 
     observation: str
     stop_strings: tuple[str, ...] = ("</search>",)
-    answer_wrapper: tuple[str, str] = ("<answer> ", "</answer>")
+    deterministic: bool = True
 
     def prompt(self):
         return "Question:"
@@ -65,8 +67,11 @@ class Echo:
     def step(self, action_text):
         return StepResult(self.observation)
 
+    def state(self):
+        return None
+
     def finish(self, stop):
-        return 0.0, {}
+        return {"success": 0.0}
 
 
 def search_qa(retriever=None):
@@ -231,7 +236,6 @@ def test_the_trained_row_is_what_the_policy_read_and_sampled(random_policy, scri
         assert batch.lengths[row] == len(ids) <= len(trajectory.prompt_ids) + budget
         assert batch.input_ids[row].tolist() == ids + [random_policy.pad_id] * padding
         assert batch.turn_ids[row].tolist() == turn_ids + [-1] * padding
-        assert batch.attention_mask[row].tolist() == [True] * len(ids) + [False] * padding
         assert torch.equal(batch.rollout_logprobs[row], -(batch.turn_ids[row] >= 0).float())
 
 
@@ -298,7 +302,7 @@ def test_no_more_sessions_are_open_than_allowed(random_policy):
         def close(self, session):
             self.now -= 1
 
-    for max_sessions, most in ((2, 2), (5, 3), (7, 6)):  # groups of three are split where they must
+    for max_sessions, most in ((2, 2), (5, 5), (7, 7)):
         engine = Counting(told_apart)
         loop = Rollout(engine, search_qa(), **(ROOMY | {"max_sessions": max_sessions}))
         loop.run(random_policy, PROMPTS, 3, KEY, greedy=False)

@@ -2,12 +2,10 @@
 the policy sampled is what will be trained on; a tool result is encoded once, on its own, and appended."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
@@ -15,9 +13,11 @@ from a2tgpo.rollouts.protocols import Chat, Completion, Engine, Environment, Sam
 from a2tgpo.rollouts.start import Start
 from a2tgpo.rollouts.thinking import only_quoted, opened_thought
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
+from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.errors import SettingError
 
 Result = TypeVar("Result")
+_THREADS = DaemonThreads(64, "environment")
 
 
 class EpisodeFailed(Exception):
@@ -35,27 +35,13 @@ class Limits:
 
 
 async def run_in_thread(call: Callable[[], Result], timeout: float) -> Result:
-    """`call()`, off the event loop. Raises what it raises, and TimeoutError after `timeout` seconds.
-
-    The thread is a daemon: a call that never returns holds up neither other episodes nor the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(outcome: Callable[[Any], None], value: object) -> None:
-        if not future.done():
-            outcome(value)
-
-    def run() -> None:
-        try:
-            settled = (future.set_result, call())
-        except BaseException as error:  # raised again where the result is awaited
-            settled = (future.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, *settled)
-
-    threading.Thread(target=run, daemon=True, name="environment").start()
-    return await asyncio.wait_for(future, timeout)
+    """`call()`, off the event loop. Raises what it raises, and TimeoutError after `timeout` seconds."""
+    future = _THREADS.submit(call)
+    try:
+        async with asyncio.timeout(timeout):
+            return await asyncio.wrap_future(future)
+    finally:
+        _THREADS.abandon(future)
 
 
 class Episode:
