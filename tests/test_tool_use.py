@@ -21,7 +21,7 @@ from a2tgpo.environments.tools.calculator import calculate
 from a2tgpo.environments.tools.schema import read_tool
 from a2tgpo.environments.tools.search import Search
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollouts.protocols import StepResult
+from a2tgpo.rollouts.protocols import Forkable, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
 
@@ -561,6 +561,7 @@ def test_a_fork_and_its_original_hear_nothing_of_each_other(before, in_fork, aft
 
     original, _ = looking(before, max_calls=10)
     stood, copy = stands(original), original.fork()
+    assert isinstance(original, Forkable)
     assert stands(copy) == stood
     forked = look(copy, in_fork)
     copy.step("<answer> 42</answer>")
