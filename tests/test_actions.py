@@ -3,8 +3,6 @@
 import threading
 
 import pytest
-from episodes import SEARCH as TOOL
-from episodes import search_qa
 
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.matching import exact_match, f1, normalize_answer
@@ -13,6 +11,8 @@ from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
+from tests.helpers.episodes import SEARCH as TOOL
+from tests.helpers.episodes import search_qa
 
 FIRST, SECOND = "The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu."
 PASSAGES = (FIRST, SECOND, "The star of Bemi is Dosi Pafe.")

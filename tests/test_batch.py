@@ -4,7 +4,6 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from conftest import build_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
 from a2tgpo.scoring.batch import PER_TOKEN, collate, pack, token_positions
 from a2tgpo.scoring.score import token_stats
+from tests.helpers.build import build_trajectory
 
 SEARCH, FOUND, ANSWER = "<search> director of Bemi</search>", "<result> Varo Tano.</result>", "<answer> Varo</answer>"
 LENGTHS = st.lists(st.integers(1, 60), max_size=30)

@@ -9,9 +9,7 @@ from math import sqrt
 import datasets
 import numpy as np
 import pytest
-from conftest import build_trajectory
 from rich.console import Console
-from tiny_runs import SHIPPED
 
 import eval as entry_point
 from a2tgpo.embedded.questions import QuestionMix, make_question
@@ -20,6 +18,8 @@ from a2tgpo.evaluation.bootstrap import SetScores, averages, bootstrap, score
 from a2tgpo.evaluation.table import columns, print_table, write_table
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.benchmarks import Benchmarks
+from tests.helpers.build import build_trajectory
+from tests.helpers.tiny_runs import SHIPPED
 
 GROUPS = {"multi_hop": ["hotpotqa", "two_wiki", "musique", "bamboogle"], "single_hop": ["nq", "triviaqa", "popqa"]}
 SETS = [name for names in GROUPS.values() for name in names]

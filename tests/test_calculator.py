@@ -7,12 +7,12 @@ from fractions import Fraction
 import pytest
 from hydra.utils import instantiate
 from lightning import Callback
-from tiny_runs import SMALL, fit
 
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
 from a2tgpo.environments.safe_arithmetic import ExpressionError, evaluate, read_number, write_number
 from a2tgpo.rollouts.trajectory import Split, StopReason, Task
 from a2tgpo.tasks.word_problems import ArithmeticTasks
+from tests.helpers.tiny_runs import SMALL, fit
 
 PROBLEM = Task(
     "t", "Ben has 12 eggs. Ben gives 4 away. Then Ben has 3 times as many. How many eggs does Ben have now?", ("24",),

@@ -6,11 +6,11 @@ import pytest
 from hydra.utils import instantiate
 from lightning import Callback
 from rich.console import Console
-from tiny_runs import SMALL
 
 import train
 from a2tgpo.callbacks.progress import TrainingProgress
 from a2tgpo.callbacks.report import print_report
+from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.fixture

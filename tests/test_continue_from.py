@@ -11,13 +11,12 @@ from hydra.utils import instantiate
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
-from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Forkable, StepResult
-from a2tgpo.rollouts.rewards.outcome import OutcomeReward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
 from a2tgpo.rollouts.trajectory import Split, StopReason, Task
 from a2tgpo.system.errors import SettingError
-from tests.tiny_runs import ROOT, SHIPPED
+from tests.helpers.loops import loop as roomy
+from tests.helpers.tiny_runs import ROOT, SHIPPED
 
 KEY = (5, 0, 3)
 FORKS = (5, 9)
@@ -189,9 +188,7 @@ class ForkableDiary(Diary):
 
 
 def loop(environment, engine=None):
-    engine = engine or ScriptedEngine(lambda key: ["<search> a</search>"] * 3)
-    reward = OutcomeReward("success", -1.0, -1.0)
-    return Rollout(engine, environment, reward, 64, 200, 40, 64, 60.0, 0.0)
+    return roomy(engine or ScriptedEngine(lambda key: ["<search> a</search>"] * 3), environment)
 
 
 TASK = Task("t", "x", ("y",))

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from a2tgpo.system.daemon_threads import DaemonThreads
-from tests.tiny_runs import ROOT
+from tests.helpers.tiny_runs import ROOT
 
 
 def test_results_and_exceptions_come_back():

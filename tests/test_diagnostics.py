@@ -5,13 +5,13 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from conftest import build_trajectory
 
 from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.method import PAPER
 from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring.batch import collate
 from a2tgpo.training import metrics as metrics_of
+from tests.helpers.build import build_trajectory
 from tests.helpers.observed import credit_inputs
 
 SEARCH, ANSWER, RESULT = "<search> Varo</search>", "<answer> Varo</answer>", "<result> Nothing was found.</result>"

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from episodes import SEARCH, said, search_qa
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import StopReason, Task
+from tests.helpers.episodes import SEARCH, said, search_qa
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "data" / "dialect").glob("*.yaml"))
 QUERY = {

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from episodes import search_qa
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
+from tests.helpers.episodes import search_qa
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src/a2tgpo/policies/tiny"
 SIZE = WorldSize()

@@ -6,13 +6,13 @@ from itertools import combinations
 
 import pytest
 import torch
-from conftest import build_trajectory
-from tiny_runs import SHIPPED
 
 import eval as entry_point
 from a2tgpo.evaluation.evaluate import load_weights, pass_at_k, sampled_metrics
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.system.process import precision_context
+from tests.helpers.build import build_trajectory
+from tests.helpers.tiny_runs import SHIPPED
 
 EPISODE = {"em", "f1", "format", "searches", "tool_failures", "reward", "turns", "action_tokens", "tokens"}
 

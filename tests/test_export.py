@@ -9,12 +9,12 @@ import pytest
 import torch
 from lightning import Callback
 from peft import PeftModel
-from tiny_runs import ROOT, SHIPPED, SMALL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from a2tgpo.policies.policy import Policy
-from a2tgpo.scoring.score import score
+from a2tgpo.scoring.score import read
+from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from export import export
@@ -27,7 +27,7 @@ TRAINED = {}
 
 
 def logprobs(policy, batch):
-    return score(policy, batch, [], 4096)[0].logprobs
+    return read(policy, batch, [], 4096).tokens.logprobs
 
 
 class Keep(Callback):

@@ -8,12 +8,11 @@ import torch
 
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.tool_use import ToolUse
-from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import StepResult
-from a2tgpo.rollouts.rewards.outcome import OutcomeReward
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
-from tests.tiny_runs import fit
+from tests.helpers.loops import loop
+from tests.helpers.tiny_runs import fit
 
 KEY = (1, 0)
 
@@ -57,8 +56,8 @@ class Fragile:
 
 def rollout(breaks, error, share=0.5, timeout=60.0):
     engine = ScriptedEngine(lambda key: ["<search> a</search>"] * 2)
-    reward = OutcomeReward("success", -1.0, -1.0)
-    return Rollout(engine, lambda task: Fragile(task, breaks, error), reward, 64, 200, 40, 64, timeout, share)
+    limits = {"episode_timeout": timeout, "max_failed_share": share}
+    return loop(engine, lambda task: Fragile(task, breaks, error), **limits)
 
 
 PROMPTS = [(0, Task("good", "a", ("y",))), (1, Task("bad", "b", ("y",))), (2, Task("well", "c", ("y",)))]
@@ -98,9 +97,9 @@ def test_limits_that_cannot_hold_are_refused(name, value):
 @pytest.mark.parametrize("outcomes", [[1.0], [1.0, float("nan"), 0.0], [1.0, float("inf"), 0.0]])
 def test_a_reward_that_is_no_number_for_each_is_refused(random_policy, outcomes):
     engine = ScriptedEngine(lambda key: ["<search> a</search>"] * 2)
-    loop = Rollout(engine, lambda t: Fragile(t, "", None), lambda trajectories: outcomes, 64, 200, 40, 64, 60.0, 0.0)
+    judged = loop(engine, lambda t: Fragile(t, "", None), reward=lambda trajectories: outcomes)
     with pytest.raises(ValueError, match=r"data\.reward: .* expected one finite number each"):
-        loop.run(random_policy, PROMPTS, 1, KEY, greedy=False)
+        judged.run(random_policy, PROMPTS, 1, KEY, greedy=False)
 
 
 def test_training_goes_on_with_groups_of_unequal_size(composed, monkeypatch):

@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from misbehaving_server import FOUND, Misbehaving
 
 from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavailable
+from tests.helpers.misbehaving_server import FOUND, Misbehaving
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 from hydra.utils import instantiate
-from misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving
-from tiny_runs import SHIPPED, SMALL
 
 import train
 from a2tgpo.embedded.demonstrations import answer_action, search_action
@@ -18,6 +16,8 @@ from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.http import HttpRetriever, RetrievalError
 from a2tgpo.retrievers.server import RetrievalServer
 from a2tgpo.rollouts.trajectory import Split, StopReason
+from tests.helpers.misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving
+from tests.helpers.tiny_runs import SHIPPED, SMALL
 
 QUICK = {"timeout": 0.5, "total_timeout": 4.0, "retries": 2, "max_concurrent": 16, "cache_size": 100}
 RUBBISH = (

@@ -2,9 +2,9 @@
 
 import pytest
 from omegaconf import OmegaConf
-from tiny_runs import SMALL, finish, start
 
 import launch
+from tests.helpers.tiny_runs import SMALL, finish, start
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.tiny_runs import ROOT
+from tests.helpers.tiny_runs import ROOT
 
 LOOP = ROOT / "examples" / "minimal_loop.py"
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build_trajectory
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback
-from tiny_runs import SMALL, fit
 
 from a2tgpo.method.functional import to_tokens
 from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring.beliefs import encode_answer
 from a2tgpo.scoring.score import token_stats
+from tests.helpers.build import build_trajectory
+from tests.helpers.tiny_runs import SMALL, fit
 
 BUDGETS = (1, 150, 260, 10_000)
 AGGREGATIONS = ("seq_mean_token_mean", "seq_mean_token_sum", "token_mean", "token_sum_norm")
@@ -241,7 +241,7 @@ def test_forwarded_tokens_are_those_that_go_through_the_models(composed, policy_
     assert metrics["tokens/forwarded"] == positions.seen["scoring"] + positions.seen["update"]
     answers = metrics["tokens/useful"] - 3 * int(batch.lengths.sum())  # policy twice, reference once
     assert answers > 0
-    assert (metrics["tokens/forwarded"] == metrics["tokens/useful"]) == (budget == 1)
+    assert metrics["tokens/forwarded"] > metrics["tokens/useful"]  # padding, or a query that nobody asked
 
 
 def test_an_answer_must_fit_behind_the_longest_trajectory(learner, trajectories):

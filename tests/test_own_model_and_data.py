@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
-from model_zoo import build
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.helpers.model_zoo import build
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = re.search(r"^## Your own model and data\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)[1]

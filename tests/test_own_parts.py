@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from lightning import Callback
 
 from a2tgpo.rollouts.trajectory import Split, StopReason
-from tests.tiny_runs import fit
+from tests.helpers.tiny_runs import fit
 
 SEARCH_PATH = f"hydra.searchpath=[file://{Path(__file__).parent / 'parts' / 'configs'}]"
 SMALL = ("data.module.prompts_per_iteration=4", "data.module.mini_batch_prompts=2", "data.module.group_size=4")

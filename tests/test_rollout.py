@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from episodes import search_qa as search_environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
@@ -13,18 +12,16 @@ from tokenizers.processors import TemplateProcessing
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Completion, StepResult
-from a2tgpo.rollouts.rewards.outcome import OutcomeReward
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
+from tests.helpers.episodes import search_qa as search_environment
+from tests.helpers.loops import loop
 
 PASSAGES = ("The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu.")
 TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films")
 SEARCH = "<think> need director</think><search> director of Bemi</search>"
 ANSWER = "<think> done</think><answer> Varo Tano</answer>"
-ROOMY = {"max_prompt_tokens": 64, "max_response_tokens": 200, "max_action_tokens": 40, "max_sessions": 64}
-ROOMY |= {"reward": OutcomeReward("success", -1.0, -1.0), "episode_timeout": 60.0, "max_failed_share": 0.0}
 KEY = (7, 1)
 
 
@@ -81,8 +78,9 @@ def search_qa(retriever=None):
 
 def play(policy, script, prompts=((0, TASK),), group_size=1, environment=None, **limits):
     engine = RecordingEngine(script if callable(script) else lambda key: script)
-    loop = Rollout(engine, environment or search_qa(), **(ROOMY | limits))
-    return loop.run(policy, prompts, group_size, KEY, greedy=False), engine
+    return loop(engine, environment or search_qa(), **limits).run(
+        policy, prompts, group_size, KEY, greedy=False
+    ), engine
 
 
 def encode(policy, text):
@@ -134,7 +132,7 @@ def test_a_stop_text_that_a_thought_quotes_ends_no_action(random_policy):
     key = (*KEY, 0, 0)
     assert list(engine.sampled) == [(*key, 0), (*key, 0, 1), (*key, 1)]  # other noise for each part
     assert engine.read[(*key, 0, 1)] == ()
-    assert engine.limits[(*key, 0, 1)] == ROOMY["max_action_tokens"] - len(encode(random_policy, QUOTING[0]))
+    assert engine.limits[(*key, 0, 1)] == 40 - len(encode(random_policy, QUOTING[0]))
 
 
 def test_a_thought_that_quotes_and_never_ends_is_cut(random_policy):
@@ -253,11 +251,11 @@ def test_a_trajectory_says_where_its_beliefs_are(random_policy):
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_played(random_policy):
     long = Task("long", "What is the director of" + " Bemi" * 30 + "?", ("x",))
     engine = RecordingEngine(lambda key: [ANSWER])
-    loop = Rollout(engine, search_qa(), **(ROOMY | {"max_sessions": 1}))
+    one_by_one = loop(engine, search_qa(), max_sessions=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=r"task long: .* data\.module\.max_prompt_tokens=64"):
-            loop.run(random_policy, [(0, TASK), (1, long)], 1, KEY, greedy=False)
+            one_by_one.run(random_policy, [(0, TASK), (1, long)], 1, KEY, greedy=False)
     assert engine.opened == 0
 
 
@@ -304,8 +302,7 @@ def test_no_more_sessions_are_open_than_allowed(random_policy):
 
     for max_sessions, most in ((2, 2), (5, 5), (7, 7)):
         engine = Counting(told_apart)
-        loop = Rollout(engine, search_qa(), **(ROOMY | {"max_sessions": max_sessions}))
-        loop.run(random_policy, PROMPTS, 3, KEY, greedy=False)
+        loop(engine, search_qa(), max_sessions=max_sessions).run(random_policy, PROMPTS, 3, KEY, greedy=False)
         assert (engine.now, engine.most) == (0, most)
 
 

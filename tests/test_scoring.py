@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build_trajectory
 
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.normalizers.turn_group import TurnGroup
@@ -16,6 +15,7 @@ from a2tgpo.method.ratios.turn import TurnRatio
 from a2tgpo.scoring.batch import collate, pack
 from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
 from a2tgpo.scoring.score import TokenStats, read, score, token_stats
+from tests.helpers.build import build_trajectory
 
 WRAPPER = ("<think> done</think><answer> ", "</answer>")
 SEARCH, OTHER = "<search> director of Bemi</search>", "<think> need star</think><search> star of Bemi</search>"

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from episodes import SEARCH, said, search_qa, tool_use
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.protocols import Forkable, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
+from tests.helpers.episodes import SEARCH, said, search_qa, tool_use
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 FIRST, SECOND, THIRD = "The director of Bemi is Varo.", "The city of Varo is Kelu.", "The age of Varo is 7."

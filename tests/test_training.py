@@ -11,9 +11,9 @@ import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
 import train
+from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import ROOT, SHIPPED
 
 from a2tgpo.system.http_client import HttpClient, Unavailable
+from tests.helpers.tiny_runs import ROOT, SHIPPED
 
 STARTUP = 240
 """Seconds in which a server must have come up."""

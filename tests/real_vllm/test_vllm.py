@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from hydra.utils import instantiate
-from tiny_runs import ROOT, SMALL, fit
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.weight_sync.ipc import update_info
@@ -19,6 +18,7 @@ from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import token_stats
 from a2tgpo.system.http_client import HttpClient, Unavailable
+from tests.helpers.tiny_runs import ROOT, SMALL, fit
 
 pytestmark = pytest.mark.vllm
 LORA = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter")

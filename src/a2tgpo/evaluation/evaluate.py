@@ -14,7 +14,8 @@ from a2tgpo.callbacks.rollout_files import record, write_jsonl
 from a2tgpo.evaluation.bootstrap import SetScores, score
 from a2tgpo.evaluation.table import Column, columns, write_table
 from a2tgpo.policies.policy import Policy, load_trained_weights
-from a2tgpo.rollouts.loop import EVALUATION_NOISE, Rollout
+from a2tgpo.rollouts.loop import Rollout
+from a2tgpo.rollouts.start import EVALUATION_NOISE
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.training.metrics import episode_metrics
