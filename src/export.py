@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from a2tgpo.evaluation.evaluate import load_weights
+from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.policies.policy import Policy
 from launch import one_line_errors, prepare_process
 
