@@ -3,11 +3,10 @@
 Every way runs in turn, `--rounds` times; medians of seconds are printed with the token positions each pushed through
 the model and the floor: the positions that cannot be avoided.
 
-    python benchmarks/phases.py
+    python benchmarks/phases.py     # with the project installed: pip install --editable .
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +17,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
 from peers import GenerateEngine, beliefs_all_prefixes, beliefs_prefix_by_prefix
 
 from a2tgpo.rollouts.loop import Rollout

@@ -22,8 +22,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-
 from a2tgpo.embedded.demonstrations import Habits, demonstrate
 from a2tgpo.embedded.names import WORDS
 from a2tgpo.embedded.probes import closed_book_em, forced_search_em

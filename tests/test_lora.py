@@ -4,7 +4,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from a2tgpo.evaluation.evaluate import load_weights
+from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.policies.reference import disabled_adapter
 from a2tgpo.scoring.score import token_stats
 from tests.helpers.tiny_runs import SMALL, fit

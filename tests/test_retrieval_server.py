@@ -234,7 +234,7 @@ def test_on_leaving_what_was_asked_is_answered_and_idle_connections_end(client):
 
 
 def start(corpus, tmp_path, *overrides):
-    command = [sys.executable, str(ROOT / "scripts" / "serve_retriever.py"), f"data.retriever.corpus_path={corpus}"]
+    command = [sys.executable, str(ROOT / "src" / "serve.py"), f"data.retriever.corpus_path={corpus}"]
     command += [f"data.retriever.cache_dir={tmp_path / 'cache'}", *overrides]
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
