@@ -16,6 +16,7 @@ from a2tgpo.scoring.batch import RolloutBatch, pack, token_positions
 from a2tgpo.scoring.beliefs import require_context_length
 from a2tgpo.scoring.score import read, score, token_stats
 from a2tgpo.system.distributed import max_over_ranks, mean_over_ranks
+from a2tgpo.system.process import require_precision
 from a2tgpo.system.timing import PhaseTimer
 from a2tgpo.training.meters import EpisodeMeter, IterationMeter
 from a2tgpo.training.metrics import rollout_metrics, update_counts
@@ -172,8 +173,7 @@ class A2TGPOModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Raises ValueError for a precision that cannot be trained in, and where credit compares trajectories of a
         prompt and there is only one."""
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"trainer.precision={self.trainer.precision}: expected 32-true or bf16-mixed")
+        require_precision(self.trainer.precision, "trainer.precision")
         source: RolloutSource = self.trainer.datamodule
         if stage != "test" and self.method.credit.compares_trajectories and source.group_size < 2:
             raise ValueError(
