@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from peft import LoraConfig, get_peft_model
-from test_engine import PROMPTS, assert_same, favour_end, play
+from tests.test_engine import PROMPTS, assert_same, favour_end, play
 
 from a2tgpo.engines.vllm import VllmEngine, request_seed
 from a2tgpo.engines.weight_sync.ipc import IpcSync
