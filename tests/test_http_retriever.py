@@ -206,7 +206,7 @@ def test_a_server_that_fails_every_second_request_costs_no_trajectory(composed, 
     assert [(t.group, t.sample, t.stop) for t in trajectories] == [
         (g, s, StopReason.ANSWERED) for g in (0, 1) for s in range(4)
     ]
-    assert sum(t.metrics["searches"] for t in trajectories) == len(server.asked) == 24
+    assert sum(t.metrics["calls"] for t in trajectories) == len(server.asked) == 24
     assert sum(t.metrics["tool_failures"] for t in trajectories) == 12
     said = Counter("failed" in turn.observation_text for t in trajectories for turn in t.turns[:3])
     assert said == {True: 12, False: 12}
@@ -237,4 +237,4 @@ def test_training_goes_through_on_a_server_that_fails_every_second_request(compo
     assert summary["iterations"] == 1 and summary["optimizer_steps"] == 2 and len(lines) == 8
     failures = sum(line["metrics"]["tool_failures"] for line in lines)
     assert failures > 0 and f"  failed calls {failures / 8:.2f}  " in capsys.readouterr().out
-    assert sum(line["metrics"]["searches"] for line in lines) > failures
+    assert sum(line["metrics"]["calls"] for line in lines) > failures
