@@ -24,20 +24,24 @@ setup: $(READY) ## Make .venv from pyproject.toml and constraints.txt
 train: $(READY) ## Train the embedded policy with A²TGPO (less than ten minutes on a CPU)
 	$(BIN)/python src/train.py experiment=a2tgpo $(ARGS)
 
-eval: $(READY) ## Evaluate the shipped start, or ARGS="ckpt_path=…"
+eval: $(READY) ## Evaluate the initial policy, or ARGS="ckpt_path=…"
 	$(BIN)/python src/eval.py experiment=a2tgpo $(ARGS)
 
 test: $(READY) ## Run the fast tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not vllm" $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not loggers" $(ARGS)
 
 .venv-vllm/.ready: scripts/setup_vllm.sh
 	scripts/setup_vllm.sh $(PYTHON) $(TORCH_INDEX)
 
 test-vllm: $(READY) .venv-vllm/.ready ## Run the tests against a real vLLM on the CPU (an environment of 3.4 GB)
 	$(BIN)/python -m pytest tests/real_vllm -m vllm $(ARGS)
+
+test-loggers: $(READY) ## Run the tests of the loggers that are optional extras, which it installs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[wandb,trackio]"
+	$(BIN)/python -m pytest tests/test_loggers.py -m loggers $(ARGS)
 
 lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .
@@ -49,4 +53,4 @@ bench: $(READY) ## Measure rollouts, gain scoring and update against their floor
 pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
 	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
 
-.PHONY: help setup train eval test test-slow test-vllm lint bench pretrain
+.PHONY: help setup train eval test test-slow test-vllm test-loggers lint bench pretrain

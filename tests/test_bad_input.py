@@ -194,9 +194,9 @@ def test_the_trace_is_shown_to_those_who_ask(composed, policy_dir, monkeypatch):
 
 def test_failed_resumption_leaves_the_earlier_summary_alone(last_words, files):
     summary = files["other"].parents[1] / "summary.json"
-    summary.write_text('{"val/em/best": 0.5}')
+    summary.write_text('{"val/success/best": 0.5}')
     last_words(train_entry_point.main, ["ckpt_path={other}"])
-    assert summary.read_text() == '{"val/em/best": 0.5}'
+    assert summary.read_text() == '{"val/success/best": 0.5}'
 
 
 @pytest.mark.parametrize(

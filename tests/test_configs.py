@@ -20,6 +20,8 @@ NOT_BUILT = {
     "paths/default": "paths, no object",
     "trainer/gpu": "needs an accelerator",
     "trainer/ddp": "needs accelerators",
+    "logger/wandb": "needs an optional package; built in test_loggers.py",
+    "logger/trackio": "needs an optional package; built in test_loggers.py",
     "data/retriever/bm25": "needs a corpus; built in test_retrievers.py",
     "data/retriever/dense": "needs a corpus and an encoder; built in test_retrievers.py",
     "model/policy/pretrained": "needs a model; built in test_own_model_and_data.py",

@@ -135,13 +135,21 @@ def test_weights_after_a_rollout_set_are_those_of_one_process(runs):
 
 def test_figures_are_those_of_one_process(runs):
     one, two = (table(directory)[-1] for directory in runs)
-    for name in ("val/em", "val/turns", "val/tokens", "train/em", "train/reward", "train/turns", "train/tokens"):
+    for name in (
+        "val/success",
+        "val/turns",
+        "val/tokens",
+        "train/success",
+        "train/reward",
+        "train/turns",
+        "train/tokens",
+    ):
         assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-6, abs=1e-6), name
     assert float(two["update/loss"]) == pytest.approx(float(one["update/loss"]), rel=1e-3, abs=1e-5)
     assert two["tokens/useful"] == one["tokens/useful"]
     assert float(two["update/first_step_max_log_ratio"]) <= 1e-5
     summaries = [json.loads((directory / "summary.json").read_text()) for directory in runs]
-    assert summaries[0]["test/em"] == summaries[1]["test/em"] and summaries[1]["optimizer_steps"] == 2
+    assert summaries[0]["test/success"] == summaries[1]["test/success"] and summaries[1]["optimizer_steps"] == 2
 
 
 # ---- from one to two, and back ---------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from peft import LoraConfig, get_peft_model
-from tests.test_engine import PROMPTS, assert_same, favour_end, play
 
 from a2tgpo.engines.vllm import VllmEngine, request_seed
 from a2tgpo.engines.weight_sync.ipc import IpcSync
@@ -24,6 +23,7 @@ from a2tgpo.scoring.score import read
 from tests.helpers.completions_server import CompletionsServer
 from tests.helpers.plain_engine import PlainEngine
 from tests.helpers.tiny_runs import SHIPPED, SMALL, finish, start, table
+from tests.test_engine import PROMPTS, assert_same, favour_end, play
 
 
 @pytest.fixture
