@@ -1,7 +1,7 @@
 """What a strategy is: one Protocol each. Axes: B trajectories, T turns, L tokens; C ≥ T placed rewards."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -10,6 +10,7 @@ from a2tgpo.method.turns import CreditInputs, CreditOutputs, Gains, Observed
 from a2tgpo.rollouts.trajectory import Task
 
 
+@runtime_checkable
 class Signal(Protocol):
     """What each turn is worth by itself."""
 
@@ -22,6 +23,7 @@ class Signal(Protocol):
         ...
 
 
+@runtime_checkable
 class Normalizer(Protocol):
     """Makes rewards comparable. Serves as `model/normalizer`, and on [B, 1] as `model/outcome`."""
 
@@ -35,6 +37,7 @@ class Normalizer(Protocol):
         ...
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """Sums what is still to come."""
 
@@ -43,6 +46,7 @@ class Accumulator(Protocol):
         ...
 
 
+@runtime_checkable
 class Combiner(Protocol):
     """Brings turn rewards and outcome together: before the normaliser (`place`) or after the accumulator."""
 
@@ -66,6 +70,7 @@ class Combiner(Protocol):
         ...
 
 
+@runtime_checkable
 class Credit(Protocol):
     """From gains and outcomes to advantages."""
 
@@ -77,6 +82,7 @@ class Credit(Protocol):
         ...
 
 
+@runtime_checkable
 class Clipper(Protocol):
     """How far a turn's ratio may move."""
 
@@ -85,6 +91,7 @@ class Clipper(Protocol):
         ...
 
 
+@runtime_checkable
 class Ratio(Protocol):
     """At which level the new policy is compared with the old one."""
 
@@ -98,6 +105,7 @@ class Ratio(Protocol):
         ...
 
 
+@runtime_checkable
 class Surrogate(Protocol):
     """The loss of a token."""
 
@@ -113,6 +121,7 @@ class Surrogate(Protocol):
         ...
 
 
+@runtime_checkable
 class Aggregation(Protocol):
     """Share of each token in the loss of its global mini-batch: loss = Σ weight · loss per token."""
 
@@ -121,6 +130,7 @@ class Aggregation(Protocol):
         ...
 
 
+@runtime_checkable
 class Correction(Protocol):
     """What a token counts that was not sampled by the trainer's own policy: a factor of its share in the loss."""
 
