@@ -9,7 +9,7 @@ from torch import Tensor
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.rollouts.trajectory import Trajectory
-from a2tgpo.scoring.beliefs import Question
+from a2tgpo.scoring.beliefs import AnswerQuery
 
 
 class GenerateEngine:
@@ -71,38 +71,38 @@ class GenerateEngine:
             done.set_result(Completion(ids, (0.0,) * len(ids), finish))
 
 
-def _mean_answer_logprobs(policy: Policy, rows: Sequence[tuple[Trajectory, Question]]) -> Tensor:
-    """Mean answer log-probs from one padded forward over context + answer, one row a question."""
+def _mean_answer_logprobs(policy: Policy, rows: Sequence[tuple[Trajectory, AnswerQuery]]) -> Tensor:
+    """Mean answer log-probs from one padded forward over context + answer, one row a query."""
     texts = [[*t.token_ids[: q.context], *q.answer.ids] for t, q in rows]
     width = max(map(len, texts))
     ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])
     logprobs = policy.model(ids).logits.float().log_softmax(-1)
     means = []
-    for row, (text, (_, question)) in enumerate(zip(texts, rows, strict=True)):
-        span = range(question.context + question.answer.start, len(text))
+    for row, (text, (_, query)) in enumerate(zip(texts, rows, strict=True)):
+        span = range(query.context + query.answer.start, len(text))
         means.append(torch.stack([logprobs[row, i - 1, text[i]] for i in span]).mean())
     return torch.stack(means)
 
 
 @torch.no_grad()
-def beliefs_prefix_by_prefix(policy: Policy, trajectories: Sequence[Trajectory], questions: list[Question]) -> Tensor:
+def beliefs_prefix_by_prefix(policy: Policy, trajectories: Sequence[Trajectory], queries: list[AnswerQuery]) -> Tensor:
     """One forward per belief state index: all prefixes after turn t in a batch, each read from the start."""
     by_state: dict[int, list[int]] = {}
-    for n, question in enumerate(questions):
-        by_state.setdefault(trajectories[question.row].context_lengths.index(question.context), []).append(n)
-    result = torch.zeros(len(questions))
+    for n, query in enumerate(queries):
+        by_state.setdefault(trajectories[query.row].context_lengths.index(query.context), []).append(n)
+    result = torch.zeros(len(queries))
     for members in by_state.values():
-        rows = [(trajectories[questions[n].row], questions[n]) for n in members]
+        rows = [(trajectories[queries[n].row], queries[n]) for n in members]
         result[members] = _mean_answer_logprobs(policy, rows)
     return result
 
 
 @torch.no_grad()
-def beliefs_all_prefixes(policy: Policy, trajectories: Sequence[Trajectory], questions: list[Question]) -> Tensor:
+def beliefs_all_prefixes(policy: Policy, trajectories: Sequence[Trajectory], queries: list[AnswerQuery]) -> Tensor:
     """All prefixes of all turns padded to the longest, in batches of the trajectories' count."""
     size = len(trajectories)
     parts = [
-        _mean_answer_logprobs(policy, [(trajectories[q.row], q) for q in questions[i : i + size]])
-        for i in range(0, len(questions), size)
+        _mean_answer_logprobs(policy, [(trajectories[q.row], q) for q in queries[i : i + size]])
+        for i in range(0, len(queries), size)
     ]
     return torch.cat(parts)

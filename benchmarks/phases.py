@@ -3,13 +3,13 @@
 Every way runs in turn, `--rounds` times; medians of seconds are printed with the token positions each pushed through
 the model and the floor: the positions that cannot be avoided.
 
-    python benchmarks/phases.py
+    python benchmarks/phases.py     # with the project installed: pip install --editable .
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -17,16 +17,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
 from peers import GenerateEngine, beliefs_all_prefixes, beliefs_prefix_by_prefix
 
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import collate, pack
 from a2tgpo.scoring.beliefs import plan_beliefs
-from a2tgpo.scoring.score import score, token_stats
+from a2tgpo.scoring.score import read, token_stats
 from a2tgpo.system.process import configure_process
 from a2tgpo.training.datamodule import RolloutDataModule
 from a2tgpo.training.module import A2TGPOModule
@@ -94,7 +91,7 @@ def main() -> None:
     policy, budget = learner.policy, learner.micro_batch_tokens
     meter = Meter(policy.model)
     prompts = list(enumerate(data.draw_tasks(0)))
-    peer = Rollout(GenerateEngine(), *(getattr(data.rollout, name) for name in list(Rollout.__annotations__)[1:]))
+    peer = replace(data.rollout, engine=GenerateEngine())
 
     def play(rollout: Rollout) -> list[Trajectory]:
         return rollout.run(policy, prompts, data.group_size, (0, 0, 0), greedy=True)
@@ -107,26 +104,26 @@ def main() -> None:
 
     trajectories = data.rollout.run(policy, prompts, data.group_size, (0, 0, 0), greedy=False)
     batch = collate(trajectories, policy.pad_id)
-    questions = plan_beliefs(trajectories, policy.tokenizer, learner.answer_wrapper, 1).questions
-    cached, prefixes = (
-        score(policy, batch, questions, budget)[1],
-        beliefs_prefix_by_prefix(policy, trajectories, questions),
-    )
-    print(f"scoring: {len(questions)} beliefs, largest difference {float((cached - prefixes).abs().max()):.1e}")
+    answers = learner.method.signal.answers
+    plan = plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, learner.answer_wrapper, answers)
+    queries = plan.queries
+    cached = read(policy, batch, queries, budget).answer_logprobs
+    prefixes = beliefs_prefix_by_prefix(policy, trajectories, queries)
+    print(f"scoring: {len(queries)} beliefs, largest difference {float((cached - prefixes).abs().max()):.1e}")
     tokens = int(batch.lengths.sum())
     ways = {
-        "log-probs alone": lambda: score(policy, batch, [], budget),
-        "log-probs and beliefs, cached": lambda: score(policy, batch, questions, budget),
+        "log-probs alone": lambda: read(policy, batch, [], budget),
+        "log-probs and beliefs, cached": lambda: read(policy, batch, queries, budget),
         "one forward per prefix": lambda: (
-            score(policy, batch, [], budget),
-            beliefs_prefix_by_prefix(policy, trajectories, questions),
+            read(policy, batch, [], budget),
+            beliefs_prefix_by_prefix(policy, trajectories, queries),
         ),
         "all prefixes padded": lambda: (
-            score(policy, batch, [], budget),
-            beliefs_all_prefixes(policy, trajectories, questions),
+            read(policy, batch, [], budget),
+            beliefs_all_prefixes(policy, trajectories, queries),
         ),
     }
-    scoring = measure(ways, tokens + sum(question.answer.n_input_tokens for question in questions), meter, rounds)
+    scoring = measure(ways, tokens + sum(query.answer.n_input_tokens for query in queries), meter, rounds)
 
     def update() -> None:
         for rows in pack(batch.lengths.tolist(), budget):

@@ -1,4 +1,4 @@
-"""Compare finished runs: a Markdown table (mean over seeds, lowest and highest) and a picture of validation EM.
+"""Compare finished runs: a Markdown table (mean over seeds, lowest and highest) and a picture of the success in validation.
 
 python scripts/compare_runs.py logs/train/runs/* --picture docs/learning_curve.png
 """
@@ -15,20 +15,20 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PANELS = {"train/em": "training questions, sampled", "val/em": "unseen worlds, greedy"}
+PANELS = {"train/success": "training questions, sampled", "val/success": "unseen worlds, greedy"}
 SMOOTHED = 5
-"""Iterations over which training EM is averaged; each has other questions."""
+"""Iterations over which success in training is averaged; each has other questions."""
 NO_SPREAD = "credit/no_spread_turn_groups"
-COLUMNS = {"start": "val/em/start", "best": "val/em/best", "final": "val/em/final", "test": "test/em"}
+COLUMNS = {name: f"val/success/{name}" for name in ("start", "best", "final")} | {"test": "test/success"}
 
 
 def load(directories: list[Path]) -> dict[str, list[dict]]:
-    """Runs by experiment: the summary, and EM by iteration in training and in validation."""
+    """Runs by experiment: the summary, and success by iteration in training and in validation."""
     runs: dict[str, list[dict]] = defaultdict(list)
     for directory in directories:
         path = directory / "summary.json"
         summary = json.loads(path.read_text()) if path.is_file() else {}
-        if "test/em" not in summary:
+        if "test/success" not in summary:
             print(f"skipped {directory}: no finished run")
             continue
         with (directory / "metrics.csv").open(newline="") as file:
@@ -60,20 +60,15 @@ def last_turn_share(rollouts: Path) -> float | None:
 def table(runs: dict[str, list[dict]]) -> str:
     """One row an experiment; each cell is the mean over seeds with [lowest, highest].
 
-    `mean EM` is the mean of all validations of a run but the start: how fast it learnt.
+    `mean` is the mean of all validations of a run but the start: how fast it learnt.
     """
-    lines = [
-        "| experiment | seeds | "
-        + " | ".join(f"{name} EM" for name in COLUMNS)
-        + " | mean EM | clip fraction | minutes |"
-    ]
+    lines = ["| success | seeds | " + " | ".join(COLUMNS) + " | mean | clip fraction | minutes |"]
     lines.append("|---" * (len(COLUMNS) + 5) + "|")
     for experiment, members in runs.items():
         summaries = [member["summary"] for member in members]
         cells = [_spread([summary[key] for summary in summaries]) for key in COLUMNS.values()]
-        cells.append(
-            _spread([mean(em for iteration, em in member["val/em"].items() if iteration) for member in members])
-        )
+        learnt = [[rate for iteration, rate in member["val/success"].items() if iteration] for member in members]
+        cells.append(_spread([mean(rates) for rates in learnt]))
         cells.append(_spread([summary["update/clip_fraction"] for summary in summaries]))
         cells.append(_spread([summary["seconds/total"] / 60 for summary in summaries], digits=1))
         seeds = ", ".join(str(seed) for seed in sorted(summary["seed"] for summary in summaries))
@@ -88,11 +83,11 @@ def _spread(values: list[float], digits: int = 3) -> str:
 
 
 def draw(runs: dict[str, list[dict]], path: Path) -> None:
-    """EM over iterations: the mean over seeds as a line, lowest to highest as a band."""
+    """Success over iterations: the mean over seeds as a line, lowest to highest as a band."""
     figure, panels = plt.subplots(1, len(PANELS), figsize=(10, 4), sharey=True, layout="constrained")
     for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
         for experiment, members in runs.items():
-            curves = [_smooth(member[name]) if name == "train/em" else member[name] for member in members]
+            curves = [_smooth(member[name]) if name == "train/success" else member[name] for member in members]
             iterations = sorted(set.intersection(*map(set, curves)))
             values = [[curve[i] for curve in curves] for i in iterations]
             (line,) = axes.plot(iterations, [mean(v) for v in values], label=f"{experiment} ({len(members)} seeds)")
@@ -101,7 +96,7 @@ def draw(runs: dict[str, list[dict]], path: Path) -> None:
             )
         axes.set(xlabel="iteration (rollout sets)", title=title, ylim=(0, 1))
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("exact match")
+    panels[0].set_ylabel("success")
     panels[-1].legend()
     figure.savefig(path, dpi=130)
 
@@ -122,7 +117,7 @@ def main() -> None:
     for experiment, members in runs.items():
         if all(member["last_turn"] is not None for member in members):
             last, flat = (_spread([member[key] for member in members]) for key in ("last_turn", "no_spread"))
-            print(f"{experiment}: {last} of the gain in the last search; {flat} of the turn groups without spread")
+            print(f"{experiment}: {last} of the gain in the last tool call; {flat} of the turn groups without spread")
     if arguments.picture:
         draw(runs, arguments.picture)
 

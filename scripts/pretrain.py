@@ -22,8 +22,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-
 from a2tgpo.embedded.demonstrations import Habits, demonstrate
 from a2tgpo.embedded.names import WORDS
 from a2tgpo.embedded.probes import closed_book_em, forced_search_em
@@ -32,8 +30,9 @@ from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.embedded.world import WorldSize
 from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SearchQA
+from a2tgpo.environments.judges.answer_match import AnswerMatch
+from a2tgpo.environments.tool_use import ToolUse
+from a2tgpo.environments.tools.search import Search
 from a2tgpo.policies.policy import Policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
@@ -46,18 +45,17 @@ PROMPT = "Question: {question}"
 ANSWER_WRAPPER = ("<think> done</think><answer> ", "</answer>")
 
 
-def environment(max_indexes: int = 64) -> partial[SearchQA]:
+def environment(max_indexes: int = 64) -> partial[ToolUse]:
     """The embedded experiment's environment."""
     return partial(
-        SearchQA,
-        retriever=BM25Retriever(WorldPassages(WorldSize()), max_indexes),
-        reward=Reward(),
+        ToolUse,
+        tools={"search": Search(BM25Retriever(WorldPassages(WorldSize()), max_indexes), topk=2)},
+        judge=AnswerMatch(),
         dialect=TextTags(PROMPT, ANSWER_WRAPPER),
-        answer_wrapper=ANSWER_WRAPPER,
-        max_searches=6,
-        topk=2,
+        max_calls=6,
         tool_timeout=10.0,
         max_tool_failures=3,
+        deterministic=True,
     )
 
 

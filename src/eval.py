@@ -1,7 +1,8 @@
-"""Evaluate a checkpoint, or the shipped start, on a held-out split or on several question sets: greedy, or k samples a
+"""Evaluate a checkpoint, or the initial policy, on a held-out split or on several question sets: greedy, or k samples a
 question."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -9,11 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from a2tgpo.evaluation.evaluate import evaluate, evaluate_benchmarks, load_weights, move
+from a2tgpo.evaluation.evaluate import evaluate, move
 from a2tgpo.evaluation.table import print_table
-from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.policies.checkpoint import load_weights
+from a2tgpo.rollouts.trajectory import Split, Task
 from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.tasks.benchmarks import Benchmarks
+from a2tgpo.tasks.protocols import Tasks
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values
 
 prepare_process()
@@ -38,12 +41,19 @@ def run(config: DictConfig) -> None:
         directory = Path(config.paths.output_dir)
         limits = (config.questions, config.samples, config.seed, directory)
         with precision_context(config.device, config.precision):
-            if isinstance(data.tasks, Benchmarks):
-                print_table(evaluate_benchmarks(policy, data.rollout, data.tasks, *limits), Console())
-                print(f"run directory: {directory}")
-            else:
-                tasks = data.tasks.split(Split(config.split))
-                print(json.dumps(evaluate(policy, data.rollout, tasks, *limits), indent=2))
+            result = evaluate(policy, data.rollout, *question_sets(data.tasks, config.split), *limits)
+    if result.table:
+        print_table(result.table, Console())
+        print(f"run directory: {directory}")
+    else:
+        print(json.dumps(result.summary, indent=2))
+
+
+def question_sets(tasks: Tasks, split: str) -> tuple[Mapping[str, Sequence[Task]], Mapping[str, Sequence[str]]]:
+    """Named sets and their groups: those of a benchmark, or else one split, which needs no group."""
+    if isinstance(tasks, Benchmarks):
+        return tasks.sets(), tasks.groups
+    return {split: tasks.split(Split(split))}, {}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hydra
 import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from a2tgpo.callbacks.report import print_report
@@ -35,7 +36,7 @@ def train(config: DictConfig) -> None:
         trainer = instantiate(
             config.trainer,
             callbacks=list(instantiate(config.callbacks).values()),
-            logger=instantiate(config.logger),
+            logger=build_loggers(config.logger),
             _convert_="all",
         )
         if config.ckpt_path is None:
@@ -45,6 +46,12 @@ def train(config: DictConfig) -> None:
         trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
     if trainer.is_global_zero:
         print_report(run_dir, HydraConfig.get().overrides.task)
+
+
+def build_loggers(config: DictConfig) -> list[Logger]:
+    """One logger, a mapping of several by name, or none."""
+    built = instantiate(config)
+    return [built] if isinstance(built, Logger) else list(built.values())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Shared fixtures: a small random policy, the composed configuration, a builder of trajectories."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.policies.policy import Policy
-from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 from a2tgpo.system.process import configure_process
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,10 +28,10 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             choices = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
             config = compose(config_name, overrides=list(overrides), return_hydra_config=True)
-        config.hydra.runtime.output_dir = str(tmp_path)
-        config.hydra.runtime.choices.experiment = choices.get("experiment")
-        HydraConfig.instance().set_config(config)
         with open_dict(config):
+            config.hydra.runtime.output_dir = str(tmp_path)
+            config.hydra.runtime.choices.experiment = choices.get("experiment")
+            HydraConfig.instance().set_config(config)
             del config.hydra
         return config
 
@@ -71,28 +70,3 @@ def policy_dir(random_policy: Policy, tmp_path: Path) -> Path:
     random_policy.model.save_pretrained(tmp_path / "policy")
     random_policy.tokenizer.save_pretrained(tmp_path / "policy")
     return tmp_path / "policy"
-
-
-def build_trajectory(
-    policy: Policy,
-    actions: Sequence[str],
-    observations: Sequence[str],
-    group: int = 0,
-    sample: int = 0,
-    outcome: float = 0.0,
-    stop: StopReason = StopReason.ANSWERED,
-    answers: tuple[str, ...] = ("Varo",),
-    prompt: str = "Question: What is the director of Bemi?",
-) -> Trajectory:
-    """A trajectory from texts; observations may be one fewer than actions (a terminal turn)."""
-
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(policy.tokenizer(text, add_special_tokens=False).input_ids)
-
-    padded = [*observations, *[""] * (len(actions) - len(observations))]
-    turns = tuple(
-        Turn(encode(action), (-1.0,) * len(encode(action)), encode(observation), action, observation)
-        for action, observation in zip(actions, padded, strict=True)
-    )
-    task = Task(f"task-{group}", prompt, answers)
-    return Trajectory(task, group, sample, encode(prompt), turns, outcome, stop)

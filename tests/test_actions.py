@@ -1,4 +1,4 @@
-"""What an action text means, what the search tool may say, and what an episode earns."""
+"""What an action text means, what the search tool may say, and how an episode is counted and judged."""
 
 import threading
 
@@ -7,12 +7,12 @@ import pytest
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.matching import exact_match, f1, normalize_answer
 from a2tgpo.environments.protocols import Action, ToolCall
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SEARCH as TOOL
-from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.system.errors import SettingError
+from tests.helpers.episodes import SEARCH as TOOL
+from tests.helpers.episodes import search_qa
 
 FIRST, SECOND = "The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu."
 PASSAGES = (FIRST, SECOND, "The star of Bemi is Dosi Pafe.")
@@ -39,16 +39,7 @@ def raising(error):
 
 
 def episode(retriever=None, task=TASK, **changes):
-    settings = {
-        "reward": Reward(),
-        "dialect": DIALECT,
-        "answer_wrapper": ("<answer> ", "</answer>"),
-        "max_searches": 2,
-        "topk": 1,
-        "tool_timeout": 10.0,
-        "max_tool_failures": 2,
-    }
-    return SearchQA(task, retriever or BM25Retriever(lambda corpus: PASSAGES), **(settings | changes))
+    return search_qa(DIALECT, retriever or BM25Retriever(lambda corpus: PASSAGES), **changes)(task)
 
 
 # ---- The tag dialect -------------------------------------------------------------------------------------------------
@@ -109,11 +100,11 @@ def test_every_text_has_one_meaning(name):
 
 
 @pytest.mark.parametrize("text", [text for text, action in MEANINGS.values() if action is None])
-def test_a_malformed_action_ends_the_episode_and_costs(text):
+def test_a_malformed_action_ends_the_episode(text):
     game = episode()
     assert game.step(text) == StepResult(stop=StopReason.INVALID_ACTION)
-    reward, metrics = game.finish(StopReason.INVALID_ACTION)
-    assert (reward, metrics["format"], metrics["searches"], metrics["em"]) == (-1.0, 0.0, 0.0, 0.0)
+    metrics = game.finish(StopReason.INVALID_ACTION)
+    assert (metrics["format"], metrics["calls"], metrics["em"], metrics["success"]) == (0.0, 0.0, 0.0, 0.0)
 
 
 HOSTILE = [
@@ -146,7 +137,7 @@ def test_tool_text_cannot_end_the_episode(text, make):
     assert result.stop is None
     assert result.observation.count("<result>") == result.observation.count("</result>") == 1
     assert game.step(ANSWER).stop is StopReason.ANSWERED
-    assert game.finish(StopReason.ANSWERED)[1]["em"] == 1.0
+    assert game.finish(StopReason.ANSWERED)["em"] == 1.0
 
 
 # ---- Searching -------------------------------------------------------------------------------------------------------
@@ -167,19 +158,19 @@ def test_the_prompt_is_the_template():
 def test_one_search_more_than_allowed_ends_the_episode():
     game = episode()
     assert [game.step(SEARCH).stop for _ in range(3)] == [None, None, StopReason.MAX_TURNS]
-    assert game.finish(StopReason.MAX_TURNS)[1]["searches"] == 2.0
+    assert game.finish(StopReason.MAX_TURNS)["calls"] == 2.0
 
 
 def test_an_answer_is_taken_after_the_last_search():
-    game = episode(max_searches=0)
+    game = episode(max_calls=0)
     assert game.step(ANSWER).stop is StopReason.ANSWERED
 
 
 def test_evidence_is_useful_once():
-    game = episode(max_searches=5)
+    game = episode(max_calls=5)
     searches = ("director of Bemi", "director of Bemi", "star of Bemi", "birthplace of Varo Tano")
     assert [game.step(f"<search> {query}</search>").useful for query in searches] == [True, False, False, True]
-    assert game.finish(StopReason.MAX_TURNS)[1]["useful_searches"] == 2.0
+    assert game.finish(StopReason.MAX_TURNS)["useful_calls"] == 2.0
 
 
 def test_usefulness_is_unknown_without_evidence():
@@ -190,7 +181,7 @@ def test_an_empty_result_says_so_and_is_no_failure():
     game = episode(Says(lambda: []))
     result = game.step(SEARCH)
     assert (result.observation, result.useful, result.stop) == ("<result> Nothing was found.</result>", False, None)
-    assert game.finish(StopReason.MAX_TURNS)[1]["tool_failures"] == 0.0
+    assert game.finish(StopReason.MAX_TURNS)["tool_failures"] == 0.0
 
 
 def test_words_that_no_passage_holds_find_nothing():
@@ -208,7 +199,7 @@ def test_a_failed_search_becomes_news_for_the_policy(error):
     result = game.step(SEARCH)
     assert result.stop is None and result.useful is None
     assert result.observation == f"<result> The search failed: {type(error).__name__}: {error}.</result>"
-    assert game.finish(StopReason.MAX_TURNS)[1]["tool_failures"] == 1.0
+    assert game.finish(StopReason.MAX_TURNS)["tool_failures"] == 1.0
 
 
 def test_a_slow_search_is_given_up():
@@ -217,53 +208,63 @@ def test_a_slow_search_is_given_up():
     result = game.step(SEARCH)
     release.set()
     assert result.observation == "<result> The search failed: no answer within 0.05 seconds.</result>"
-    assert game.finish(StopReason.MAX_TURNS)[1]["tool_failures"] == 1.0
+    assert game.finish(StopReason.MAX_TURNS)["tool_failures"] == 1.0
+
+
+def test_a_wrong_setting_ends_the_run():
+    with pytest.raises(SettingError, match="corpus '' holds no passages"):
+        episode(BM25Retriever(lambda corpus: [])).step(SEARCH)
 
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_too_many_failures_end_the_episode(limit):
-    game = episode(raising(RuntimeError()), max_searches=9, max_tool_failures=limit)
+    game = episode(raising(RuntimeError()), max_calls=9, max_tool_failures=limit)
     assert [game.step(SEARCH).stop for _ in range(limit)] == [None] * (limit - 1) + [StopReason.TOOL_FAILURE]
-    reward, metrics = game.finish(StopReason.TOOL_FAILURE)
-    assert (reward, metrics["tool_failures"]) == (-1.0, float(limit))
+    assert game.finish(StopReason.TOOL_FAILURE)["tool_failures"] == float(limit)
 
 
-# ---- Reward ----------------------------------------------------------------------------------------------------------
+# ---- Judging ---------------------------------------------------------------------------------------------------------
 
-REWARDS = [
-    ("em", "Kelu", StopReason.ANSWERED, 1.0),
-    ("em", "the KELU!", StopReason.ANSWERED, 1.0),
-    ("em", "Kelu City", StopReason.ANSWERED, 1.0),
-    ("em", "Kelu Town", StopReason.ANSWERED, 0.0),
-    ("f1", "Kelu Town", StopReason.ANSWERED, 2 / 3),
-    ("f1", "Bemi", StopReason.ANSWERED, 0.0),
-    ("em", None, StopReason.INVALID_ACTION, -0.5),
-    ("f1", None, StopReason.INVALID_ACTION, -0.5),
-    ("em", None, StopReason.MAX_TURNS, -0.25),
-    ("em", None, StopReason.MAX_TOKENS, -0.25),
-    ("f1", None, StopReason.TOOL_FAILURE, -0.25),
+JUDGED = [
+    ("Kelu", StopReason.ANSWERED, 1.0, 1.0),
+    ("the KELU!", StopReason.ANSWERED, 1.0, 1.0),
+    ("Kelu City", StopReason.ANSWERED, 1.0, 1.0),
+    ("Kelu Town", StopReason.ANSWERED, 0.0, 2 / 3),
+    ("Bemi", StopReason.ANSWERED, 0.0, 0.0),
+    (None, StopReason.INVALID_ACTION, 0.0, 0.0),
+    (None, StopReason.MAX_TURNS, 0.0, 0.0),
+    (None, StopReason.MAX_TOKENS, 0.0, 0.0),
+    (None, StopReason.TOOL_FAILURE, 0.0, 0.0),
 ]
 
 
-@pytest.mark.parametrize(("outcome", "answer", "stop", "expected"), REWARDS)
-def test_what_each_end_earns(outcome, answer, stop, expected):
-    game = episode(reward=Reward(outcome, malformed=-0.5, unanswered=-0.25))
+@pytest.mark.parametrize(("answer", "stop", "em", "overlap"), JUDGED)
+def test_every_end_is_judged(answer, stop, em, overlap):
+    game = episode()
     if answer is not None:
         assert game.step(f"<answer>{answer}</answer>").stop is stop
-    reward, metrics = game.finish(stop)
-    assert reward == pytest.approx(expected, abs=1e-12)
-    assert metrics["format"] == float(stop not in (StopReason.INVALID_ACTION, StopReason.MAX_TOKENS))
+    metrics = game.finish(stop)
+    assert metrics == {
+        "success": em,
+        "em": em,
+        "f1": pytest.approx(overlap, abs=1e-12),
+        "format": float(stop not in (StopReason.INVALID_ACTION, StopReason.MAX_TOKENS)),
+        "calls": 0.0,
+        "useful_calls": 0.0,
+        "tool_failures": 0.0,
+    }
 
 
-def test_an_unknown_outcome_is_refused():
-    with pytest.raises(ValueError, match=r"data\.environment\.reward\.outcome='bleu': expected 'em' or 'f1'"):
-        Reward("bleu")
+def test_an_answer_whose_action_was_cut_is_not_judged():
+    game = episode()
+    game.step(ANSWER)
+    assert game.finish(StopReason.MAX_TOKENS)["success"] == 0.0
 
 
 def test_a_task_without_answers_can_be_played():
     game = episode(task=Task("open", "q", ()))
-    reward, metrics = game.finish(game.step(ANSWER).stop)
-    assert (reward, metrics["em"], metrics["f1"]) == (0.0, 0.0, 0.0)
+    metrics = game.finish(game.step(ANSWER).stop)
+    assert (metrics["success"], metrics["em"], metrics["f1"]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

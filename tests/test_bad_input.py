@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import lightning
 import pytest
 import torch
-from tiny_runs import SMALL, finish, start
 
 import eval as eval_entry_point
 import launch
 import train as train_entry_point
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
 from a2tgpo.rollouts.trajectory import Split
+from tests.helpers.tiny_runs import SMALL, finish, start
 
 
 class TasksWithoutAnswers(EmbeddedTasks):

@@ -4,20 +4,20 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from conftest import build_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
 from a2tgpo.method.aggregations.token_mean import TokenMean
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
-from a2tgpo.method.functional import k3_kl, to_tokens
+from a2tgpo.method.functional import k3_kl
+from a2tgpo.method.method import PAPER
 from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
-from a2tgpo.method.surrogates.ppo import PPO
-from a2tgpo.scoring.batch import PER_TOKEN, collate, context_states, pack
+from a2tgpo.scoring.batch import PER_TOKEN, collate, pack, token_positions
 from a2tgpo.scoring.score import token_stats
+from tests.helpers.build import build_trajectory
 
 SEARCH, FOUND, ANSWER = "<search> director of Bemi</search>", "<result> Varo Tano.</result>", "<answer> Varo</answer>"
 LENGTHS = st.lists(st.integers(1, 60), max_size=30)
@@ -37,19 +37,19 @@ def batch(random_policy, trajectories):
     """Every field that scoring and credit fill holds numbers of its own."""
     empty = collate(trajectories, random_policy.pad_id)
     noise = torch.Generator().manual_seed(0)
-    names = (
-        "old_logprobs",
-        "ref_logprobs",
-        "gain",
-        "belief",
-        "normalized",
-        "advantage",
-        "clip_low",
-        "clip_high",
-        "weight",
-    )
-    filled = {name: torch.randn(getattr(empty, name).shape, generator=noise) for name in names}
-    return replace(empty, gain_mask=empty.process_mask, **filled)
+
+    def filled(part, *names):
+        return replace(part, **{name: torch.randn(getattr(part, name).shape, generator=noise) for name in names})
+
+    names = ("gain", "belief", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
+    credit = replace(filled(empty.credit, *names), gain_mask=empty.process_mask)
+    return replace(filled(empty, "old_logprobs", "ref_logprobs", "loss_weight"), credit=credit)
+
+
+def tensors(batch):
+    """Every tensor of a batch by its name."""
+    own = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "credit"}
+    return own | {f"credit.{f.name}": getattr(batch.credit, f.name) for f in fields(batch.credit)}
 
 
 # ---- Micro-batches ---------------------------------------------------------------------------------------------------
@@ -102,9 +102,9 @@ def test_rows_are_taken_whole_and_cut_to_the_longest(batch, index):
     part = batch.rows(index)
     length = int(batch.lengths[list(index)].max())
     assert len(part) == len(index)
-    for f in fields(batch):
-        expected = getattr(batch, f.name)[list(index)]
-        assert torch.equal(getattr(part, f.name), expected[:, :length] if f.name in PER_TOKEN else expected)
+    for name, value in tensors(batch).items():
+        expected = value[list(index)]
+        assert torch.equal(tensors(part)[name], expected[:, :length] if name in PER_TOKEN else expected)
 
 
 def test_what_is_cut_off_is_padding(random_policy, trajectories, batch):
@@ -112,13 +112,12 @@ def test_what_is_cut_off_is_padding(random_policy, trajectories, batch):
         part = batch.rows([row])
         assert part.input_ids[0].tolist() == list(trajectory.token_ids)
         assert part.turn_ids[0].tolist() == list(trajectory.token_turns)
-        assert part.attention_mask.all()
         assert (batch.input_ids[row, len(trajectory.token_ids) :] == random_policy.pad_id).all()
 
 
 def test_rows_of_rows_are_rows(batch):
     twice, once = batch.rows([3, 0, 1]).rows([2, 0]), batch.rows([1, 3])
-    assert all(torch.equal(getattr(twice, f.name), getattr(once, f.name)) for f in fields(batch))
+    assert all(torch.equal(value, tensors(once)[name]) for name, value in tensors(twice).items())
 
 
 def test_a_batch_says_which_turns_exist_and_which_had_a_result(batch):
@@ -130,8 +129,31 @@ def test_a_batch_says_which_turns_exist_and_which_had_a_result(batch):
 
 def test_contexts_of_two_groups_are_never_equal(random_policy):
     same = [build_trajectory(random_policy, [SEARCH, ANSWER], [FOUND], group, 0) for group in (0, 0, 1)]
-    first, second, other = context_states(same)
-    assert first == second and not set(first) & set(other)
+    batch = collate(same, random_policy.pad_id)
+    for ids in (batch.context_ids, batch.state_ids):
+        first, second, other = ids.tolist()
+        assert first == second and not set(first) & set(other)
+
+
+def test_states_are_those_of_the_environment_where_it_knows_them(random_policy):
+    def seen(trajectory, *states):
+        turns = [replace(turn, state=state) for turn, state in zip(trajectory.turns, states, strict=True)]
+        return replace(trajectory, turns=tuple(turns))
+
+    other = "<search> star of Bemi</search>"
+    plays = [([SEARCH, ANSWER], 0), ([other, ANSWER], 0), ([SEARCH, ANSWER], 0), ([SEARCH, ANSWER], 1)]
+    rows = [build_trajectory(random_policy, actions, [FOUND], group, i) for i, (actions, group) in enumerate(plays)]
+    rows = [seen(rows[0], "", "a"), seen(rows[1], "", "a"), rows[2], seen(rows[3], "", "a")]
+    states = collate(rows, random_policy.pad_id).state_ids.tolist()
+    assert states[0] == states[1]  # another query, the same passages
+    assert not set(states[0]) & (set(states[2]) | set(states[3]))  # unknown states, another prompt
+    contexts = collate(rows, random_policy.pad_id).context_ids.tolist()
+    assert contexts[0] == contexts[2] and contexts[0][1] != contexts[1][1]
+
+
+def test_turns_that_do_not_exist_have_no_context_and_no_state(batch):
+    assert torch.equal(batch.state_ids >= 0, batch.turn_mask)
+    assert torch.equal(batch.context_ids[:, 1:] >= 0, batch.turn_mask) and (batch.context_ids[:, 0] >= 0).all()
 
 
 # ---- What does not matter --------------------------------------------------------------------------------------------
@@ -142,12 +164,11 @@ KL_COEF = 0.1
 def loss_and_gradient(batch, logprobs, ratio):
     """The loss as the learner adds it up, and its gradient by log-prob."""
     logprobs = logprobs.clone().requires_grad_()
-    turn_ids = batch.turn_ids
-    log_ratio = ratio(logprobs, batch.old_logprobs, turn_ids)
-    low, high = AdaptiveTurn(eps_low=0.3, eps_high=0.4)(batch.normalized)
-    advantage, low, high = (to_tokens(x, turn_ids) for x in (batch.advantage, low, high))
-    per_token = PPO()(log_ratio, logprobs, advantage, low, high) + KL_COEF * k3_kl(logprobs, batch.ref_logprobs)
-    loss = (batch.weight * per_token).sum()
+    low, high = AdaptiveTurn(0.3, 0.3, 0.4)(batch.credit.normalized_gain)
+    credit = replace(batch.credit, clip_low=low, clip_high=high)
+    method = replace(PAPER, ratio=ratio)
+    loss, _ = method.loss(logprobs, batch.old_logprobs, batch.turn_ids, credit, batch.loss_weight)
+    loss = loss + KL_COEF * (batch.loss_weight * k3_kl(logprobs, batch.ref_logprobs)).sum()
     loss.backward()
     return loss.detach(), logprobs.grad
 
@@ -156,7 +177,7 @@ def loss_and_gradient(batch, logprobs, ratio):
 @pytest.mark.parametrize("ratio", [TokenRatio(), TurnRatio(), SequenceRatio()])
 def test_logprobs_of_tool_prompt_and_padding_tokens_change_nothing(batch, ratio, aggregation):
     noise = torch.Generator().manual_seed(1)
-    batch = replace(batch, weight=aggregation(batch.turn_ids))
+    batch = replace(batch, loss_weight=aggregation(batch.turn_ids))
     logprobs = batch.old_logprobs + 0.2 * torch.randn(batch.turn_ids.shape, generator=noise)
     other = torch.where(batch.turn_ids >= 0, 0.0, 3 * torch.randn(batch.turn_ids.shape, generator=noise))
     loss, gradient = loss_and_gradient(batch, logprobs, ratio)
@@ -168,7 +189,7 @@ def test_logprobs_of_tool_prompt_and_padding_tokens_change_nothing(batch, ratio,
 
 @pytest.mark.parametrize("budget", [1, 90, 100_000])
 def test_any_split_into_micro_batches_adds_up_to_the_same_gradient(batch, budget):
-    batch = replace(batch, weight=SeqMeanTokenMean()(batch.turn_ids))
+    batch = replace(batch, loss_weight=SeqMeanTokenMean()(batch.turn_ids))
     logprobs = batch.old_logprobs + 0.1
     loss, gradient = loss_and_gradient(batch, logprobs, TurnRatio())
     total, summed = torch.zeros(()), torch.zeros_like(gradient)
@@ -185,3 +206,14 @@ def test_what_padding_is_made_of_changes_no_logprob(random_policy, trajectories)
     batches = [collate(trajectories, pad_id) for pad_id in (random_policy.pad_id, 77)]
     first, second = (token_stats(random_policy, b.input_ids, b.turn_ids) for b in batches)
     assert torch.equal(first.logprobs, second.logprobs) and torch.equal(first.entropy, second.entropy)
+
+
+def test_token_positions_with_and_without_padding():
+    # Rows of 5 and 3 padded to 2·5, a row of 4 alone.
+    assert token_positions([5, 3, 4], [[0, 1], [2]]) == {"forwarded": 14, "useful": 12}
+
+
+def test_as_many_micro_batches_as_ranks_need_are_counted_as_they_run():
+    lengths = [100, 90, 80, 10, 10, 10]
+    assert token_positions(lengths, pack(lengths, 600))["forwarded"] == 600
+    assert token_positions(lengths, pack(lengths, 600, at_least=3))["forwarded"] == 550

@@ -9,9 +9,7 @@ from math import sqrt
 import datasets
 import numpy as np
 import pytest
-from conftest import build_trajectory
 from rich.console import Console
-from tiny_runs import SHIPPED
 
 import eval as entry_point
 from a2tgpo.embedded.questions import QuestionMix, make_question
@@ -20,6 +18,8 @@ from a2tgpo.evaluation.bootstrap import SetScores, averages, bootstrap, score
 from a2tgpo.evaluation.table import columns, print_table, write_table
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.benchmarks import Benchmarks
+from tests.helpers.build import build_trajectory
+from tests.helpers.tiny_runs import SHIPPED
 
 GROUPS = {"multi_hop": ["hotpotqa", "two_wiki", "musique", "bamboogle"], "single_hop": ["nq", "triviaqa", "popqa"]}
 SETS = [name for names in GROUPS.values() for name in names]
@@ -102,13 +102,24 @@ def test_scores_of_a_question_are_the_mean_of_its_samples(random_policy):
         random_policy, ["<search> a</search>", "<answer> b</answer>"], ["<result> c</result>"]
     )
     rows = [
-        replace(trajectory, metrics={"em": em, "f1": 0.5, "format": 1.0, "searches": 1.0, "tool_failures": 2.0})
+        replace(
+            trajectory,
+            metrics={
+                "em": em,
+                "success": em,
+                "f1": 0.5,
+                "format": 1.0,
+                "calls": 1.0,
+                "tool_failures": 2.0,
+                "mine": 7.0,
+            },
+        )
         for em in (1.0, 0.0, 1.0, 1.0)
     ]
     scores = score("nq", rows, samples=2, seed=0)
-    assert scores.metrics == ("em", "f1", "format", "searches", "tool_failures", "action_tokens", "tokens")
+    assert scores.metrics == ("success", "em", "f1", "format", "calls", "tool_failures", "action_tokens", "tokens")
     sampled, seen = sum(len(turn.action_ids) for turn in trajectory.turns), len(trajectory.token_ids)
-    assert scores.values.tolist() == [[em, 0.5, 1.0, 1.0, 2.0, sampled, seen] for em in (0.5, 1.0)]
+    assert scores.values.tolist() == [[em, em, 0.5, 1.0, 1.0, 2.0, sampled, seen] for em in (0.5, 1.0)]
 
 
 def test_intervals_depend_on_the_seed_and_the_set_alone(random_policy):
@@ -117,6 +128,11 @@ def test_intervals_depend_on_the_seed_and_the_set_alone(random_policy):
     first, again, other_seed, other_set = (score(n, rows, 1, s) for n, s in (("nq", 0), ("nq", 0), ("nq", 1), ("a", 0)))
     assert (first.replicates == again.replicates).all()
     assert (first.replicates != other_seed.replicates).any() and (first.replicates != other_set.replicates).any()
+
+
+def test_an_environment_without_em_or_f1_is_tabled_by_success(random_policy):
+    trajectory = replace(build_trajectory(random_policy, ["<answer> b</answer>"], []), metrics={"success": 1.0})
+    assert score("mine", [trajectory], samples=1, seed=0).metrics == ("success", "action_tokens", "tokens")
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -207,7 +223,7 @@ def evaluate(composed, files, capsys):
             "data/retriever=bm25",
             f"data.retriever.corpus_path={files}/corpus.jsonl",
             f"data.retriever.cache_dir={files}/indexes",
-            "data.environment.topk=2",
+            "data.environment.tools.search.topk=2",
             f"data.tasks.benchmarks_dir={files}",
             f"paths.policy_dir={SHIPPED}",
             f"paths.output_dir={files}/run",
@@ -223,18 +239,19 @@ def test_seven_sets_are_played_and_tabled(evaluate, files):
     printed = evaluate()
     content = json.loads((files / "run" / "benchmarks.json").read_text())
     assert content["complete"] and [name for name in content["columns"] if "/" not in name] == SETS
-    ems = []
+    successes = []
     for name in SETS:
         lines = [json.loads(line) for line in (files / "run" / "transcripts" / f"{name}.jsonl").open()]
         metrics = content["columns"][name]["metrics"]
-        for metric in ("em", "f1", "format", "searches", "tool_failures"):
+        for metric in ("success", "em", "f1", "format", "calls", "tool_failures"):
             assert metrics[metric]["value"] == pytest.approx(np.mean([line["metrics"][metric] for line in lines]))
         tokens = [sum(len(turn["action_ids"]) for turn in line["turns"]) for line in lines]
         assert metrics["action_tokens"]["value"] == np.mean(tokens)
         assert [line["task_id"].split("/")[0] for line in lines] == [name] * 4
-        ems += [line["metrics"]["em"] for line in lines]
+        successes += [line["metrics"]["success"] for line in lines]
+        assert f"{name}: success {np.mean(successes[-4:]):.3f} on 4 questions after " in printed
     summary = json.loads((files / "run" / "summary.json").read_text())
-    assert summary["em/overall/weighted"] == pytest.approx(np.mean(ems)) and 0 < np.mean(ems) < 1
+    assert summary["success/overall/weighted"] == pytest.approx(np.mean(successes)) and 0 < np.mean(successes) < 1
     assert summary["questions/overall/weighted"] == 28
     assert all(isinstance(value, int | float) for value in summary.values())
     assert "HotpotQA" in printed and f"run directory: {files}/run" in printed
@@ -252,7 +269,7 @@ def test_samples_give_pass_at_k_of_each_set(evaluate, files):
     evaluate("samples=2", "questions=2")
     summary = json.loads((files / "run" / "summary.json").read_text())
     for name in SETS:
-        assert summary[f"pass@1/{name}"] == pytest.approx(summary[f"em/{name}"])
+        assert summary[f"pass@1/{name}"] == pytest.approx(summary[f"success/{name}"])
         assert summary[f"pass@1/{name}"] <= summary[f"pass@2/{name}"]
 
 

@@ -7,18 +7,16 @@ from fractions import Fraction
 import pytest
 from hydra.utils import instantiate
 from lightning import Callback
-from tiny_runs import SMALL, fit
 
-from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
 from a2tgpo.environments.safe_arithmetic import ExpressionError, evaluate, read_number, write_number
-from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import Split, StopReason, Task
 from a2tgpo.tasks.word_problems import ArithmeticTasks
+from tests.helpers.tiny_runs import SMALL, fit
 
 PROBLEM = Task(
     "t", "Ben has 12 eggs. Ben gives 4 away. Then Ben has 3 times as many. How many eggs does Ben have now?", ("24",),
-    searches=("12 - 4", "8 * 3"), evidence=("8", "24"),
+    reference_calls=("12 - 4", "8 * 3"), evidence=("8", "24"),
 )  # fmt: skip
 
 
@@ -116,19 +114,19 @@ def test_a_problem_is_the_same_whenever_it_is_made(tasks):
 
 
 def test_no_chain_of_calculations_is_in_two_splits(tasks):
-    chains = [{task.searches for task in tasks.split(split)} for split in Split]
+    chains = [{task.reference_calls for task in tasks.split(split)} for split in Split]
     assert not chains[0] & chains[1] and not chains[0] & chains[2] and not chains[1] & chains[2]
 
 
 def test_the_calculations_of_a_problem_lead_to_its_answer(tasks):
     seen = set()
     for task in tasks.split(Split.TRAIN):
-        assert [write_number(evaluate(search)) for search in task.searches] == list(task.evidence)
+        assert [write_number(evaluate(search)) for search in task.reference_calls] == list(task.evidence)
         assert task.answers == (task.evidence[-1],)
         assert write_number(read_number(task.answers[0])) == task.answers[0] and read_number(task.answers[0]) > 0
-        assert all(search.split()[0] in task.question or n for n, search in enumerate(task.searches))
-        assert all(search.split()[2] in task.question for search in task.searches)
-        seen |= {task.kind} | {search.split()[1] for search in task.searches}
+        assert all(search.split()[0] in task.question or n for n, search in enumerate(task.reference_calls))
+        assert all(search.split()[2] in task.question for search in task.reference_calls)
+        seen |= {task.kind} | {search.split()[1] for search in task.reference_calls}
     assert seen == {"1 step", "2 steps", "3 steps", "4 steps", "+", "-", "*", "/"}
 
 
@@ -141,13 +139,15 @@ def test_the_number_of_steps_is_bounded():
 
 
 @pytest.fixture
-def play(composed, random_policy):
-    """`play(action, …)`: the trajectory of PROBLEM in which the policy writes these actions."""
+def play(composed):
+    """`play(action, …)`: the results of these actions in PROBLEM, and the metrics of the episode they end."""
     environment = instantiate(composed("data=calculator").data.environment, _convert_="all")
 
     def run(*actions, task=PROBLEM):
-        rollout = Rollout(ScriptedEngine(lambda _: actions), environment, 192, 320, 192, 8)
-        return rollout.run(random_policy, [(0, task)], 1, (0, 0, 0), greedy=False)[0]
+        episode = environment(task)
+        results = [episode.step(action) for action in actions]
+        assert [result.stop for result in results[:-1]] == [None] * (len(actions) - 1)
+        return results, episode.finish(results[-1].stop)
 
     return run
 
@@ -160,12 +160,20 @@ def answer(text):
     return f"<think> done</think><answer> {text}</answer>"
 
 
-def test_calculations_are_observed_and_the_right_number_is_rewarded(play):
-    trajectory = play(calculate("12 - 4"), calculate("8*3"), answer("24"))
-    assert [turn.observation_text for turn in trajectory.turns] == ["<result> 8</result>", "<result> 24</result>", ""]
-    assert [turn.useful for turn in trajectory.turns] == [True, True, None]
-    assert trajectory.stop is StopReason.ANSWERED and trajectory.outcome == 1
-    assert trajectory.metrics == {"em": 1.0, "f1": 1.0, "format": 1.0, "calls": 2.0, "tool_failures": 0.0}
+def test_calculations_are_observed_and_the_right_number_is_success(play):
+    results, metrics = play(calculate("12 - 4"), calculate("8*3"), answer("24"))
+    assert [result.observation for result in results] == ["<result> 8</result>", "<result> 24</result>", ""]
+    assert [result.useful for result in results] == [True, True, None]
+    assert results[-1].stop is StopReason.ANSWERED
+    assert metrics == {
+        "success": 1.0,
+        "em": 1.0,
+        "f1": 1.0,
+        "format": 1.0,
+        "calls": 2.0,
+        "useful_calls": 2.0,
+        "tool_failures": 0.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -173,52 +181,63 @@ def test_calculations_are_observed_and_the_right_number_is_rewarded(play):
     [("25", 0, 0), ("2.4", 0, 0), ("-24", 0, 0), ("$24.00", 1, 1), ("24 eggs", 0, 2 / 3), ("eggs", 0, 0)],
 )
 def test_an_answer_counts_by_its_value(play, text, em, f1):
-    trajectory = play(answer(text))
-    assert (trajectory.outcome, trajectory.metrics["em"]) == (em, em)
-    assert trajectory.metrics["f1"] == pytest.approx(f1)
+    _, metrics = play(answer(text))
+    assert (metrics["success"], metrics["em"]) == (em, em)
+    assert metrics["f1"] == pytest.approx(f1)
 
 
 def test_a_number_that_was_seen_before_or_leads_nowhere_is_not_useful(play):
-    trajectory = play(calculate("12 - 4"), calculate("8"), calculate("12 + 4"), answer("24"))
-    assert [turn.useful for turn in trajectory.turns[:3]] == [True, False, False]
-    unknown = play(calculate("12 - 4"), answer("24"), task=replace(PROBLEM, evidence=()))
-    assert unknown.turns[0].useful is None
+    results, metrics = play(calculate("12 - 4"), calculate("8"), calculate("12 + 4"), answer("24"))
+    assert [result.useful for result in results[:3]] == [True, False, False]
+    assert (metrics["calls"], metrics["useful_calls"]) == (3, 1)
+    unknown, _ = play(calculate("12 - 4"), answer("24"), task=replace(PROBLEM, evidence=()))
+    assert unknown[0].useful is None
 
 
 @pytest.mark.parametrize(
     ("expression", "why"),
     [
-        ("9**9**9", "more than 100 digits"),
-        ("__import__", "unexpected"),
-        ("(" * 80, "not one complete"),
-        ("1/0", "zero"),
+        ("9**9**9", "a number has more than 100 digits"),
+        ("__import__", "unexpected '_'; use numbers, + - * / // % ** and parentheses"),
+        ("(" * 80, "it is not one complete expression"),
+        ("1/0", "division by zero"),
     ],
 )
 def test_a_hostile_or_malformed_expression_is_an_observation_and_counted(play, expression, why):
-    trajectory = play(calculate(expression), answer("24"))
-    assert trajectory.turns[0].observation_text.startswith("<result> The calculation failed: ")
-    assert why in trajectory.turns[0].observation_text
-    assert trajectory.outcome == 1 and trajectory.metrics["tool_failures"] == 1
+    results, metrics = play(calculate(expression), answer("24"))
+    assert results[0].observation == f"<result> The calculator failed: {why}.</result>"
+    assert results[0].useful is None
+    assert metrics["success"] == 1 and metrics["tool_failures"] == 1
 
 
 def test_an_episode_ends_after_too_many_failures_too_many_calls_or_a_malformed_action(play):
-    failed = play(*[calculate("1 +")] * 3)
-    assert failed.stop is StopReason.TOOL_FAILURE and len(failed.turns) == 3 and failed.outcome == -1
-    assert play(*[calculate("1")] * 7).stop is StopReason.MAX_TURNS
-    malformed = play("<search> 12 - 4</search>")
-    assert malformed.stop is StopReason.INVALID_ACTION and malformed.metrics["format"] == 0 and malformed.outcome == -1
+    failed, metrics = play(*[calculate("1 +")] * 3)
+    assert failed[-1].stop is StopReason.TOOL_FAILURE and metrics["tool_failures"] == 3 and metrics["success"] == 0
+    assert play(*[calculate("1")] * 7)[0][-1].stop is StopReason.MAX_TURNS
+    malformed, metrics = play("<search> 12 - 4</search>")
+    assert malformed[-1].stop is StopReason.INVALID_ACTION and metrics["format"] == 0 and metrics["success"] == 0
 
 
 def test_several_native_tool_calls_are_one_turn(composed):
     config = composed("data=calculator", "data/dialect=tool_calls")
     episode = instantiate(config.data.environment, _convert_="all")(PROBLEM)
     assert isinstance(episode.dialect, ToolCalls)
-    assert episode.prompt().tools[0]["function"]["name"] == "calculator"
+    assert episode.prompt().tools[0]["function"] == {
+        "name": "calculator",
+        "description": "Computes the value of an arithmetic expression.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "expression": {"type": "string", "description": "Numbers, + - * / // % ** and parentheses."}
+            },
+            "required": ["expression"],
+        },
+    }
     calls = [f'{{"name": "calculator", "arguments": {{"expression": "{e}"}}}}' for e in ("12 - 4", "8 * 3")]
     result = episode.step("".join(f"<tool_call>{call}</tool_call>" for call in calls))
     assert [message["content"] for message in result.observation.messages] == ["8", "24"]
     assert episode.step("<answer>24</answer>").stop is StopReason.ANSWERED
-    assert episode.finish(StopReason.ANSWERED)[1]["calls"] == 2
+    assert episode.finish(StopReason.ANSWERED)["calls"] == 2
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

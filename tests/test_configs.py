@@ -43,7 +43,7 @@ INCOMPLETE = {
 
 MODEL_SLOTS = ["policy", "reference", "signal", "outcome", "normalizer", "accumulator", "combiner", "credit"]
 MODEL_SLOTS += ["ratio", "clipper", "surrogate", "aggregation", "correction", "optimizer", "scheduler"]
-DATA_SLOTS = ["tasks", "environment", "dialect", "retriever", "engine"]
+DATA_SLOTS = ["tasks", "environment", "dialect", "retriever", "engine", "reward"]
 SLOTS = [f"model/{slot}" for slot in MODEL_SLOTS] + [f"data/{slot}" for slot in DATA_SLOTS]
 
 KEYS = [

@@ -6,11 +6,11 @@ import pytest
 from hydra.utils import instantiate
 from lightning import Callback
 from rich.console import Console
-from tiny_runs import SMALL
 
 import train
 from a2tgpo.callbacks.progress import TrainingProgress
 from a2tgpo.callbacks.report import print_report
+from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.fixture
@@ -21,10 +21,10 @@ def config(composed, policy_dir):
 def test_plain_lines_where_there_is_no_terminal(config, capsys):
     train.train(config)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert lines[:2] == [f"run directory: {config.paths.output_dir}", "start: val EM 0.000"]
+    assert lines[:2] == [f"run directory: {config.paths.output_dir}", "start: val success 0.000"]
     iterations = [line for line in lines if line.startswith("iteration ")]
     assert [line.split()[1] for line in iterations] == ["2/3", "3/3"]  # every second one, and the last
-    for part in ("val EM 0.000", "train EM 0.000", "reward -1.00", "turns 1.0", "clip 0.000", " s"):
+    for part in ("val success 0.000", "train success 0.000", "reward -1.00", "turns 1.0", "clip 0.000", " s"):
         assert all(part in line for line in iterations)
     assert not any("\x1b" in line for line in lines)
 
@@ -34,8 +34,8 @@ def test_report_names_the_figures_and_the_run_directory(config, capsys, tmp_path
     capsys.readouterr()
     print_report(tmp_path, ["experiment=a2tgpo", "data=search_qa", "model.policy.path=mine", "seed=3"])
     report = capsys.readouterr().out
-    assert "a2tgpo, seed 0" in report and f"run directory: {tmp_path}" in report
-    assert [word for word in ("start EM", "best EM", "final EM", "test (best) EM") if word not in report] == []
+    assert "success of a2tgpo, seed 0" in report and f"run directory: {tmp_path}" in report
+    assert [word for word in ("start", "best", "final", "test (best)") if word not in report] == []
     assert report.count("0.000") == 4
     assert report.count(" data=search_qa model.policy.path=mine") == 3 and "seed=3" not in report
 
@@ -70,7 +70,7 @@ def test_bar_shows_phases_and_iterations_on_a_terminal(config):
     assert spy.shown == {("update", done, 3) for done in range(3)}
     assert {begun for begun, _ in spy.begun} == {"rollout", "scoring", "update", "validation"}
     assert all(begun == shown for begun, shown in spy.begun)
-    assert "3/3" in screen.getvalue() and "train EM 0.000" in screen.getvalue()
+    assert "3/3" in screen.getvalue() and "train success 0.000" in screen.getvalue()
     assert progress.bar is None  # stopped: the terminal is tidy
 
 

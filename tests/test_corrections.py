@@ -19,13 +19,13 @@ def test_each_action_token_counts_by_its_truncated_ratio():
 
 
 def test_equal_log_probs_count_exactly_once():
-    assert torch.equal(TruncatedImportance()(OLD, OLD, TURNS), NoCorrection()(OLD, ROLLOUT, TURNS))
+    assert torch.equal(TruncatedImportance(cap=2.0)(OLD, OLD, TURNS), NoCorrection()(OLD, ROLLOUT, TURNS))
     assert torch.equal(NoCorrection()(OLD, ROLLOUT, TURNS), (TURNS >= 0).float())
 
 
 def test_what_is_no_action_token_is_not_read_and_no_gradient_flows():
     hidden = torch.where(TURNS >= 0, OLD, torch.nan).requires_grad_()
-    weight = TruncatedImportance()(hidden, ROLLOUT, TURNS)
+    weight = TruncatedImportance(cap=2.0)(hidden, ROLLOUT, TURNS)
     assert weight.isfinite().all() and not weight.requires_grad
 
 

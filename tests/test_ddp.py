@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import ROOT, SHIPPED, SMALL, checkpoint, finish, start, table
 
 import launch
 import train
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.system import distributed
+from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL, checkpoint, finish, start, table
 
 pytestmark = pytest.mark.timeout(600)
 

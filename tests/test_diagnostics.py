@@ -1,20 +1,18 @@
 """Every figure a user looks at, against numbers worked out by hand on a small built rollout set."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
-from conftest import build_trajectory
 
-from a2tgpo.method.accumulators.variance_rescaled import VarianceRescaled
 from a2tgpo.method.combiners.additive import Additive
-from a2tgpo.method.credits.staged import StagedCredit
-from a2tgpo.method.normalizers.prompt_group import PromptGroup
-from a2tgpo.method.normalizers.turn_group import TurnGroup
+from a2tgpo.method.method import PAPER
 from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring.batch import collate
-from a2tgpo.training import metrics as diagnostics
+from a2tgpo.training import metrics as metrics_of
+from tests.helpers.build import build_trajectory
+from tests.helpers.observed import credit_inputs
 
 SEARCH, ANSWER, RESULT = "<search> Varo</search>", "<answer> Varo</answer>", "<result> Nothing was found.</result>"
 
@@ -35,16 +33,15 @@ def batch(trajectories):
     """Gains 0.1, 0.3 in turn 1 of prompt 0 (z: −1, 1), 0.5 alone in turn 2 (z: 0), and 0.2 twice in prompt 1 (z: 0)."""
     batch = collate(trajectories, 0)
     gain = torch.tensor([[0.1, 0.5, 0.0], [0.3, 0.0, 0.0], [0.2, 0.0, 0.0], [0.2, 0.0, 0.0]])
-    return replace(batch, gain=gain, gain_mask=batch.process_mask)
+    return replace(batch, credit=replace(batch.credit, gain=gain, gain_mask=batch.process_mask))
 
 
 def credited(batch, alpha=1.0):
-    """Normalised gains and advantage of the paper, and the part of it that the gains added."""
-    credit = StagedCredit(PromptGroup(), TurnGroup(), VarianceRescaled(gamma=1.0), Additive(alpha=alpha))
-    context = (batch.gain_mask, batch.turn_mask, batch.outcome, batch.group_ids, batch.state_ids)
-    normalized, advantage = credit(batch.gain, batch.belief, *context)
-    _, outcome_only = credit(torch.zeros_like(batch.gain), batch.belief, *context)
-    return replace(batch, normalized=normalized, advantage=advantage), advantage - outcome_only
+    """The batch with the paper's credit for its gains."""
+    credit, given = replace(PAPER.credit, combiner=Additive(alpha)), batch.credit
+    outputs = credit(credit_inputs(given.gain, given.gain_mask, batch.turn_mask, batch.outcome, batch.group_ids))
+    named = {field.name: getattr(outputs, field.name) for field in fields(outputs)}
+    return replace(batch, credit=replace(given, **named))
 
 
 def close(expected):
@@ -52,7 +49,7 @@ def close(expected):
 
 
 def test_coverage_and_shares_of_groups(batch):
-    metrics = diagnostics.credit_metrics(*credited(batch))
+    metrics = metrics_of.credit_metrics(credited(batch))
     assert metrics["credit/gain_coverage"] == 1.0  # 5 gains, 5 process turns
     assert metrics["credit/singleton_turn_groups"] == close(1 / 3)  # (0, 1) has two members, (0, 2) one, (1, 1) two
     assert metrics["credit/no_spread_turn_groups"] == close(1 / 3)  # (1, 1): both 0.2
@@ -60,23 +57,27 @@ def test_coverage_and_shares_of_groups(batch):
 
 
 def test_coverage_counts_process_turns_without_a_gain(batch):
-    mask = batch.gain_mask.clone()
+    mask = batch.credit.gain_mask.clone()
     mask[:, 0] = False
-    metrics = diagnostics.credit_metrics(*credited(replace(batch, gain_mask=mask)))
+
+    def with_gains(gain_mask, process_mask):
+        return replace(batch, process_mask=process_mask, credit=replace(batch.credit, gain_mask=gain_mask))
+
+    metrics = metrics_of.credit_metrics(credited(with_gains(mask, batch.process_mask)))
     assert metrics["credit/gain_coverage"] == close(1 / 5)
-    none = replace(batch, gain_mask=torch.zeros_like(mask), process_mask=torch.zeros_like(mask))
-    assert diagnostics.credit_metrics(*credited(none))["credit/gain_coverage"] == 0.0
+    none = with_gains(torch.zeros_like(mask), torch.zeros_like(mask))
+    assert metrics_of.credit_metrics(credited(none))["credit/gain_coverage"] == 0.0
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 def test_drift_plot_by_turn_index(batch, alpha):
-    metrics = diagnostics.credit_metrics(*credited(batch, alpha))
+    metrics = metrics_of.credit_metrics(credited(batch, alpha))
     root = math.sqrt(2)
     columns = {
         ("gain", 1): [0.1, 0.3, 0.2, 0.2],
         ("gain", 2): [0.5],
-        ("normalized", 1): [-1, 1, 0, 0],
-        ("normalized", 2): [0],
+        ("normalized_gain", 1): [-1, 1, 0, 0],
+        ("normalized_gain", 2): [0],
         # α·D/√n: (−1 + 0)/√2 in the row with two gains, 1/√1 in the other
         ("turn_credit", 1): [-alpha / root, alpha, 0, 0],
         ("turn_credit", 2): [0],
@@ -98,12 +99,12 @@ def test_credit_of_useful_and_useless_searches(trajectories, batch):
         turns = [replace(turn, useful=truth) for turn, truth in zip(trajectory.turns, useful, strict=True)]
         return replace(trajectory, turns=tuple(turns))
 
-    assert diagnostics.usefulness_metrics(trajectories, batch) == {}
+    assert metrics_of.usefulness_metrics(trajectories, batch) == {}
     known = [judged(trajectories[0], True, False, None), judged(trajectories[1], True, None), *trajectories[2:]]
-    metrics = diagnostics.usefulness_metrics(known, credited(batch)[0])
+    metrics = metrics_of.usefulness_metrics(known, credited(batch))
     assert metrics["credit/gain/useful_searches"] == close((0.1 + 0.3) / 2)
     assert metrics["credit/gain/useless_searches"] == close(0.5)
-    assert metrics["credit/normalized/useful_searches"] == close((-1 + 1) / 2)
+    assert metrics["credit/normalized_gain/useful_searches"] == close((-1 + 1) / 2)
     # R̂ = 1, −1 and α·D/√n = −1/√2, 1 in turn 1; R̂ = 1 and D = 0 in turn 2
     assert metrics["credit/advantage/useful_searches"] == close((1 - 1 / math.sqrt(2) - 1 + 1) / 2)
     assert metrics["credit/advantage/useless_searches"] == close(1.0)
@@ -111,7 +112,7 @@ def test_credit_of_useful_and_useless_searches(trajectories, batch):
 
 def test_episode_figures(trajectories):
     played = [replace(t, metrics={"em": t.outcome, "searches": float(len(t.turns) - 1)}) for t in trajectories]
-    metrics = diagnostics.episode_metrics(played)
+    metrics = metrics_of.episode_metrics(played)
     assert metrics["reward"] == metrics["em"] == 0.25
     assert metrics["turns"] == 9 / 4 and metrics["searches"] == 5 / 4
     assert metrics["action_tokens"] == sum(len(turn.action_ids) for t in trajectories for turn in t.turns) / 4
@@ -127,12 +128,12 @@ def test_policy_figures_speak_about_action_tokens_only(batch):
     old[0, mask[0].nonzero()[0]] = -1.5  # the engine said −1 everywhere
     entropy = torch.where(mask, 0.25, 99.0)
     reference = torch.where(mask, old + math.log(2), -50.0)
-    metrics = diagnostics.policy_metrics(replace(batch, old_logprobs=old, ref_logprobs=reference), entropy, True)
+    metrics = metrics_of.policy_metrics(replace(batch, old_logprobs=old, ref_logprobs=reference), entropy, True)
     assert metrics["policy/entropy"] == close(0.25)
     assert metrics["policy/rollout_gap_max"] == close(0.5)
     assert metrics["policy/rollout_gap_mean"] == close(0.5 / int(mask.sum()))
     assert metrics["policy/kl_to_reference"] == close(1 - math.log(2))  # e^d − 1 − d at d = ln 2
-    without = diagnostics.policy_metrics(replace(batch, old_logprobs=old), entropy, False)
+    without = metrics_of.policy_metrics(replace(batch, old_logprobs=old), entropy, False)
     assert set(metrics) - set(without) == {"policy/kl_to_reference"}
 
 
@@ -141,9 +142,9 @@ def test_clip_fraction_by_turn_index(batch):
     clipped = (batch.turn_ids == 0) & (torch.arange(4) < 1)[:, None] | ~mask  # turn 1 of the first row; padding is set
     moved = torch.where(mask, batch.old_logprobs, 100.0)
     moved[1, mask[1].nonzero()[-1]] -= 0.75
-    counts, largest = diagnostics.update_counts(batch, clipped, moved)
+    counts, largest = metrics_of.update_counts(batch, clipped, moved)
     assert largest == close(0.75)
-    metrics = diagnostics.clip_metrics(counts)
+    metrics = metrics_of.clip_metrics(counts)
     size = {turn: int((batch.turn_ids == turn).sum()) for turn in range(3)}
     assert metrics["update/clip_fraction/turn_1"] == close(0.25)  # one of four equal turns
     assert metrics["update/clip_fraction/turn_2"] == metrics["update/clip_fraction/turn_3"] == 0.0
@@ -151,10 +152,5 @@ def test_clip_fraction_by_turn_index(batch):
 
 
 def test_a_turn_index_without_tokens_has_no_clip_fraction():
-    metrics = diagnostics.clip_metrics(torch.tensor([[1, 0], [4, 0]]))
+    metrics = metrics_of.clip_metrics(torch.tensor([[1, 0], [4, 0]]))
     assert metrics == {"update/clip_fraction": 0.25, "update/clip_fraction/turn_1": 0.25}
-
-
-def test_token_positions_with_and_without_padding():
-    # Rows of 5 and 3 padded to 2·5, a row of 4 alone.
-    assert diagnostics.token_positions([5, 3, 4], [[0, 1], [2]]) == {"forwarded": 14, "useful": 12}

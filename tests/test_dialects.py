@@ -12,11 +12,9 @@ from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, ToolCall
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SEARCH, SearchQA
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.trajectory import StopReason, Task
+from tests.helpers.episodes import SEARCH, said, search_qa
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "data" / "dialect").glob("*.yaml"))
 QUERY = {
@@ -43,11 +41,6 @@ def named(request, composed):
     return request.param, instantiate(OmegaConf.to_container(config.data.dialect, resolve=True), _convert_="all")
 
 
-def said(observation):
-    """The text of an observation, whatever its form."""
-    return observation.messages[0]["content"] if isinstance(observation, Chat) else observation
-
-
 def test_an_answer_inside_the_wrapper_is_a_well_formed_action(named):
     _, dialect = named
     before, after = dialect.answer_wrapper
@@ -59,12 +52,12 @@ def test_an_episode_is_played_in_it(named):
     name, dialect = named
     retriever = BM25Retriever(lambda corpus: (PASSAGE, "Rome is old."))
     task = Task("t", "What is the capital of France?", ("Paris",), evidence=(PASSAGE,))
-    game = SearchQA(task, retriever, Reward(), dialect, dialect.answer_wrapper, 2, 1, 10.0, 2)
+    game = search_qa(dialect, retriever)(task)
     assert dialect.parse(QUERY[name], [SEARCH]) == Action((ToolCall("search", {"query": "the capital"}),))
     result = game.step(QUERY[name])
-    assert (said(result.observation), result.stop, result.useful) == (RESULT[name], None, True)
+    assert (said(result.observation), result.stop, result.useful) == ([RESULT[name]], None, True)
     assert game.step("Paris".join(dialect.answer_wrapper)).stop is StopReason.ANSWERED
-    assert game.finish(StopReason.ANSWERED)[0] == 1.0
+    assert game.finish(StopReason.ANSWERED)["success"] == 1.0
 
 
 def test_the_question_stands_in_the_prompt_as_it_is(named):

@@ -22,7 +22,8 @@ TEXT = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 EXAMPLE = re.compile(r"^`((?:src|configs)/\S+)`\n```(?:python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PYTHON_COMMAND = re.compile(r"python src/(\w+)\.py((?: [^\s`#]+)*)")
 MAKE_COMMAND = re.compile(r"(?:^|`)make ([a-z-]+)((?: [A-Z_]+=(?:\"[^\"]*\"|[^\s`]+))*)", re.MULTILINE)
-README_COMMANDS = PYTHON_COMMAND.findall(TEXT["README.md"])
+CONFIGURED = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+README_COMMANDS = [command for command in PYTHON_COMMAND.findall(TEXT["README.md"]) if command[0] in CONFIGURED]
 MAKE_COMMANDS = [match for name in ("README.md", "CONTRIBUTING.md") for match in MAKE_COMMAND.findall(TEXT[name])]
 
 
@@ -58,10 +59,18 @@ def examples(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("entry", "arguments"), README_COMMANDS)
 def test_readme_command_composes(composed, examples, entry, arguments):
-    assert (ROOT / "src" / f"{entry}.py").is_file()
     for overrides in swept(arguments.split()):
         config = composed(*overrides, examples, config_name=entry)
-        assert config.task_name == entry
+        assert entry == "serve" or config.task_name == entry
+
+
+def test_commands_name_entry_points():
+    named = {entry for name in DOCUMENTS for entry, _ in PYTHON_COMMAND.findall(TEXT[name])}
+    assert (
+        named
+        == {"train", "eval", "serve", "export"}
+        == {path.stem for path in (ROOT / "src").glob("*.py")} - {"launch"}
+    )
 
 
 def test_contributing_commands_compose(composed, examples):
@@ -134,7 +143,7 @@ def test_architecture_draws_every_file():
 
 def test_readme_and_contributing_show_the_same_strategy():
     readme, contributing = (EXAMPLE.findall(TEXT[name]) for name in ("README.md", "CONTRIBUTING.md"))
-    assert len(readme) == 2 and len(contributing) == 8
+    assert len(readme) == 2 and len(contributing) == 10
     assert set(readme) <= set(contributing)
 
 
@@ -154,19 +163,38 @@ def play(data, policy, script):
     return rollout.run(policy, [(0, data.tasks.split(Split.TRAIN)[0])], 1, (0,), greedy=True)[0]
 
 
-def test_environment_example_runs(composed, examples, random_policy):
+def test_tool_example_runs(composed, examples):
+    config = composed("experiment=a2tgpo", "data/environment=search_and_years", examples)
+    task = instantiate(config.data.tasks).split(Split.TRAIN)[0]
+    game = instantiate(config.data.environment, _convert_="all")(task)
+    assert game.max_calls == 8 and game.stop_strings == ("</search>", "</years_between>", "</answer>")
+    assert task.evidence[0] in game.step(search_action(task.reference_calls[0])).observation
+    span = game.step("<years_between> 1912 and 1954</years_between>").observation
+    failed = game.step("<years_between> 1912</years_between>").observation
+    assert span == "<result> 42</result>"
+    assert failed == "<result> The years_between failed: it needs two years, such as 1912 and 1954.</result>"
+    assert game.step(answer_action(task.answers[0])).stop is StopReason.ANSWERED
+    assert game.finish(StopReason.ANSWERED)["calls"] == 3.0
+
+
+def test_environment_example_runs(composed, examples):
     config = composed("experiment=a2tgpo", "data/environment=hints", examples)
-    data = instantiate(config.data.module, _convert_="all")
-    task = data.tasks.split(Split.TRAIN)[0]
+    task = instantiate(config.data.tasks).split(Split.TRAIN)[0]
+    environment = instantiate(config.data.environment, _convert_="all")
     assert config.model.module.answer_wrapper == ["<think> done</think><answer> ", "</answer>"]
-    searches = [search_action("anything")] * len(task.evidence)
-    right = play(data, random_policy, [*searches, answer_action(task.answers[0])])
-    assert (right.outcome, right.stop, right.metrics) == (1.0, StopReason.ANSWERED, {"em": 1.0, "f1": 1.0})
-    observations = [turn.observation_text for turn in right.turns[:-1]]
-    assert all(passage in text for passage, text in zip(task.evidence, observations, strict=True))
-    too_many = play(data, random_policy, [*searches, search_action("more")])
-    assert (too_many.outcome, too_many.stop) == (-1.0, StopReason.MAX_TURNS)
-    assert play(data, random_policy, ["nonsense</answer>"]).stop == StopReason.INVALID_ACTION
+    right, searches = environment(task), [search_action("anything")] * len(task.evidence)
+    states = [right.state()]
+    for search, passage in zip(searches, task.evidence, strict=True):
+        result = right.step(search)
+        assert passage in result.observation and result.useful and result.stop is None
+        states.append(right.state())
+    assert len({*states}) == len(states) and right.deterministic
+    assert right.step(answer_action(task.answers[0])).stop is StopReason.ANSWERED
+    metrics = {"success": 1.0, "em": 1.0, "f1": 1.0, "hints": float(len(searches))}
+    assert right.finish(StopReason.ANSWERED) == metrics
+    too_many = environment(task)
+    assert [too_many.step(search).stop for search in [*searches, "<search> more</search>"]][-1] is StopReason.MAX_TURNS
+    assert environment(task).step("nonsense</answer>").stop is StopReason.INVALID_ACTION
 
 
 def test_retriever_example_runs(composed, examples, random_policy):

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,12 @@ from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.embedded.world import WorldSize, make_world
 from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.evaluation.evaluate import evaluate
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
+from tests.helpers.episodes import search_qa
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src/a2tgpo/policies/tiny"
 SIZE = WorldSize()
@@ -36,17 +34,8 @@ TASKS = EmbeddedTasks(SIZE, QuestionMix(), 4, 400, 400, 400)
 TOKENIZER = build_tokenizer()
 HELD_OUT = (Split.VALIDATION, Split.TEST)
 FLAWLESS = Habits(hasty=(0.0,) * 4, hasty_comparison=(0.0,) * 3, wrong_relation=0.0, repeat=0.0)
-environment = partial(
-    SearchQA,
-    retriever=BM25Retriever(WorldPassages(SIZE)),
-    reward=Reward(),
-    dialect=TextTags("Question: {question}", ("<think> done</think><answer> ", "</answer>")),
-    answer_wrapper=("<think> done</think><answer> ", "</answer>"),
-    max_searches=6,
-    topk=2,
-    tool_timeout=10.0,
-    max_tool_failures=3,
-)
+DIALECT = TextTags("Question: {question}", ("<think> done</think><answer> ", "</answer>"))
+environment = search_qa(DIALECT, BM25Retriever(WorldPassages(SIZE)), topk=2, max_calls=6, max_tool_failures=3)
 
 
 def test_no_word_of_a_name_is_shared_between_splits() -> None:
@@ -80,8 +69,8 @@ def test_no_answer_makes_up_more_than_three_percent(split: Split) -> None:
 def test_the_right_searches_find_their_evidence_and_fit_the_limit(split: Split) -> None:
     retriever = BM25Retriever(WorldPassages(SIZE))
     for task in TASKS.split(split):
-        assert len(task.searches) <= 6
-        for search, passage in zip(task.searches, task.evidence, strict=True):
+        assert len(task.reference_calls) <= 6
+        for search, passage in zip(task.reference_calls, task.evidence, strict=True):
             assert passage in retriever.search(search, 2, task.corpus)
 
 
@@ -100,7 +89,7 @@ def test_a_demonstrator_without_bad_habits_answers_every_question() -> None:
     rng = np.random.default_rng(0)
     for task in TASKS.split(Split.TRAIN):
         turns = demonstrate(task, world_of(task.corpus, SIZE), environment, FLAWLESS, rng)
-        assert len(turns) == len(task.searches) + 1
+        assert len(turns) == len(task.reference_calls) + 1
         assert any(f"<answer> {answer}</answer>" in turns[-1][0] for answer in task.answers)
 
 

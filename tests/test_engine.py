@@ -10,17 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_engine import PlainEngine
 
 from a2tgpo.embedded.names import ENDS
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
-from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Sampling, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
-from a2tgpo.scoring.score import score
+from a2tgpo.scoring.score import read
+from a2tgpo.system.errors import SettingError
+from tests.helpers.loops import loop
+from tests.helpers.plain_engine import PlainEngine
 
 FREQUENT_STOPS = (*(end for end in ENDS if end[1] in "ae"), "</search>")
 NEVER = ("@@@@",)
@@ -33,7 +34,7 @@ class Talk:
     """Answers three actions with texts of different lengths; the fourth ends the episode."""
 
     stop_strings = FREQUENT_STOPS
-    answer_wrapper = ("<answer> ", "</answer>")
+    deterministic = True
 
     def __init__(self, task, broken=False):
         self.task, self.broken, self.heard = task, broken, 0
@@ -44,13 +45,16 @@ class Talk:
     def step(self, action_text):
         self.heard += 1
         if self.broken and self.heard == 2:
-            raise RuntimeError("interrupted")
+            raise SettingError("interrupted")
         if self.heard == 4:
             return StepResult(stop=StopReason.ANSWERED)
         return StepResult("<result>" + " Varo" * (1 + len(action_text) % 5) + "</result>")
 
+    def state(self):
+        return None
+
     def finish(self, stop):
-        return 0.0, {}
+        return {"success": 0.0}
 
 
 @pytest.fixture
@@ -59,8 +63,8 @@ def policy(random_policy):
 
 
 def play(policy, engine=None, prompts=PROMPTS, group_size=3, key=KEY, greedy=False, environment=Talk, sessions=64):
-    loop = Rollout(engine or HuggingFaceEngine(), environment, 64, 150, 40, sessions)
-    return loop.run(policy, prompts, group_size, key, greedy)
+    limits = {"max_response_tokens": 150, "max_sessions": sessions}
+    return loop(engine or HuggingFaceEngine(), environment, **limits).run(policy, prompts, group_size, key, greedy)
 
 
 def assert_same(trajectories, expected):
@@ -136,7 +140,7 @@ def test_eager_attention_plays_the_same(policy):
 @pytest.mark.parametrize("token_budget", [150, 100_000])
 def test_sampled_logprobs_are_the_scored_ones(policy, token_budget):
     batch = collate(play(policy), policy.pad_id)
-    scored = score(policy, batch, [], token_budget)[0].logprobs
+    scored = read(policy, batch, [], token_budget).tokens.logprobs
     assert (scored < 0).sum() == (batch.turn_ids >= 0).sum() > 200
     torch.testing.assert_close(batch.rollout_logprobs, scored, rtol=0, atol=1e-5)
 
@@ -238,7 +242,7 @@ def test_an_action_in_two_parts_is_that_of_one(policy):
 
 def test_an_interrupted_rollout_leaves_the_engine_usable(policy):
     engine = HuggingFaceEngine()
-    with pytest.raises(RuntimeError, match="interrupted"):
+    with pytest.raises(SettingError, match="interrupted"):
         play(policy, engine, environment=lambda task: Talk(task, broken=task.task_id == "t1"))
     assert_same(play(policy, engine), play(policy))
 

@@ -6,15 +6,16 @@ from itertools import combinations
 
 import pytest
 import torch
-from conftest import build_trajectory
-from tiny_runs import SHIPPED
 
 import eval as entry_point
-from a2tgpo.evaluation.evaluate import load_weights, pass_at_k, sampled_metrics
+from a2tgpo.evaluation.evaluate import pass_at_k, sampled_metrics
+from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.policies.pretrained import load_policy
-from a2tgpo.system.process import precision_context
+from a2tgpo.system.process import precision_context, require_precision
+from tests.helpers.build import build_trajectory
+from tests.helpers.tiny_runs import SHIPPED
 
-EPISODE = {"em", "f1", "format", "searches", "tool_failures", "reward", "turns", "action_tokens", "tokens"}
+EPISODE = {"success", "em", "f1", "format", "calls", "tool_failures", "reward", "turns", "action_tokens", "tokens"}
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def samples_of(policy, hits):
     """One trajectory a sample; `hits[group]` says which were right."""
     trajectory = build_trajectory(policy, ["<answer> Varo</answer>"], [])
     return [
-        replace(trajectory, group=group, sample=sample, metrics={"em": float(hit)})
+        replace(trajectory, group=group, sample=sample, metrics={"success": float(hit)})
         for group, row in enumerate(hits)
         for sample, hit in enumerate(row)
     ]
@@ -103,11 +104,12 @@ def test_greedy_evaluation_writes_summary_and_transcripts(evaluate):
     assert summary["questions"] == 6 and summary["samples"] == 1
     assert set(summary) >= EPISODE | {"seconds/total"} and not any("@" in name for name in summary)
     assert len(transcripts) == 6 and [line["group"] for line in transcripts] == list(range(6))
-    assert summary["em"] == sum(line["metrics"]["em"] for line in transcripts) / 6
+    for name in ("success", "em"):
+        assert summary[name] == sum(line["metrics"][name] for line in transcripts) / 6
     assert summary["turns"] == sum(len(line["turns"]) for line in transcripts) / 6
     for kind in {line["kind"] for line in transcripts}:
-        own = [line["metrics"]["em"] for line in transcripts if line["kind"] == kind]
-        assert summary[f"em/kind_{kind}"] == pytest.approx(sum(own) / len(own))
+        own = [line["metrics"]["success"] for line in transcripts if line["kind"] == kind]
+        assert summary[f"success/kind_{kind}"] == pytest.approx(sum(own) / len(own))
     assert all(isinstance(value, int | float) for value in summary.values())
 
 
@@ -120,9 +122,9 @@ def test_sampled_evaluation_depends_on_the_seed(evaluate):
     (summary, first), (_, again), (_, other) = (evaluate("samples=4", f"seed={seed}") for seed in (0, 0, 1))
     assert first == again and actions(first) != actions(other)
     assert len(first) == 24 and [line["sample"] for line in first] == list(range(4)) * 6
-    hits = [sum(line["metrics"]["em"] for line in first if line["group"] == group) for group in range(6)]
+    hits = [sum(line["metrics"]["success"] for line in first if line["group"] == group) for group in range(6)]
     assert summary["samples"] == 4 and summary["mean@4"] == pytest.approx(sum(hits) / 24)
-    assert summary["pass@1"] == pytest.approx(summary["mean@4"]) == summary["em"]
+    assert summary["pass@1"] == pytest.approx(summary["mean@4"]) == summary["success"]
     assert summary["pass@4"] == pytest.approx(sum(hit > 0 for hit in hits) / 6)
 
 
@@ -141,6 +143,12 @@ def test_checkpoint_is_loaded_exactly(tmp_path):
     assert all(torch.equal(weight, saved[f"model.{name}"]) for name, weight in policy.model.state_dict().items())
 
 
+def test_a_file_without_weights_is_no_checkpoint(tmp_path):
+    torch.save({"epoch": 1}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=rf"^ckpt_path={tmp_path}/a\.ckpt: no weights in it; expected a checkpoint"):
+        load_weights(load_policy(SHIPPED), tmp_path / "a.ckpt")
+
+
 def test_splits_hold_different_questions(evaluate):
     questions = [{line["question"] for line in evaluate(f"split={split}")[1]} for split in ("val", "test")]
     assert not questions[0] & questions[1]
@@ -157,5 +165,7 @@ def test_evaluation_takes_the_precision_of_training():
         with precision_context("cpu", precision):
             evaluations[precision] = torch.ones(2, 2) @ torch.ones(2, 2)
     assert [product.dtype for product in evaluations.values()] == [torch.float32, torch.bfloat16]
-    with pytest.raises(ValueError, match="precision=16: expected 32-true or bf16-mixed"):
+    with pytest.raises(ValueError, match="^precision=16: expected 32-true or bf16-mixed"):
         precision_context("cpu", "16")
+    with pytest.raises(ValueError, match=r"^trainer\.precision=16: expected 32-true or bf16-mixed"):
+        require_precision("16", "trainer.precision")

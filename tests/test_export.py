@@ -1,23 +1,20 @@
-"""`scripts/export.py` writes folders that transformers and peft load, with the log-probs of the trained policy."""
+"""`src/export.py` writes folders that transformers and peft load, with the log-probs of the trained policy."""
 
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from lightning import Callback
 from peft import PeftModel
-from tiny_runs import ROOT, SHIPPED, SMALL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from a2tgpo.policies.policy import Policy
-from a2tgpo.scoring.score import score
-
-sys.path.insert(0, str(ROOT / "scripts"))
+from a2tgpo.scoring.score import read
 from export import export
+from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL
 
 LORA = ("model/policy=tiny_lora", "model/reference=disabled_adapter")
 KINDS = {"full": (), "lora": LORA, "lora_bf16": (*LORA, "model.policy.dtype=bfloat16")}
@@ -27,7 +24,7 @@ TRAINED = {}
 
 
 def logprobs(policy, batch):
-    return score(policy, batch, [], 4096)[0].logprobs
+    return read(policy, batch, [], 4096).tokens.logprobs
 
 
 class Keep(Callback):
@@ -115,7 +112,7 @@ def test_what_cannot_be_exported_is_refused_by_name(trained, tmp_path):
 
 
 def test_command_says_what_is_wrong_in_one_line(tmp_path):
-    command = [sys.executable, str(Path(ROOT, "scripts", "export.py")), str(tmp_path), str(tmp_path / "out")]
+    command = [sys.executable, str(ROOT / "src" / "export.py"), str(tmp_path), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 1 and line.startswith(f"error: {tmp_path}: no checkpoint; expected")

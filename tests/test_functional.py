@@ -1,6 +1,7 @@
 """The equations: hand numbers, loops against vectors, properties, reductions to simpler cases."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,14 +20,17 @@ from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.clippers.fixed import Fixed
 from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.credits.staged import StagedCredit
+from a2tgpo.method.method import PAPER
 from a2tgpo.method.normalizers.prompt_group import PromptGroup
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
-from a2tgpo.method.signals.information_gain import InformationGain
 from a2tgpo.method.surrogates.ppo import PPO
+from tests.helpers.observed import credit_inputs, from_beliefs, observed
 
+GAIN = PAPER.signal
+POOL = PromptGroup(resolution=1e-6)
 few = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)
 
@@ -85,34 +89,34 @@ def test_gain_is_the_step_of_the_belief():
 
 def signal_inputs():
     """One trajectory of two process turns and a terminal one; beliefs 0.1, 0.4, 0.2."""
-    return doubles([[[0.1], [0.4], [0.2], [math.nan]]]).log(), bools([[True]]), bools([[True, True, True, False]])
+    return from_beliefs(doubles([[0.1, 0.4, 0.2, math.nan]]), bools([[True, True, True, False]]))
 
 
 @pytest.mark.parametrize(
     ("signal", "expected", "counts"),
     [
-        (InformationGain(), [0.3, -0.2, 0], [True, True, False]),
-        (InformationGain(gain="log_prob"), [math.log(4), -math.log(2), 0], [True, True, False]),
-        (InformationGain(baseline="first_turn"), [0, -0.2, 0], [False, True, False]),
+        (GAIN, [0.3, -0.2, 0], [True, True, False]),
+        (replace(GAIN, gain="log_prob"), [math.log(4), -math.log(2), 0], [True, True, False]),
+        (replace(GAIN, baseline="first_turn"), [0, -0.2, 0], [False, True, False]),
     ],
 )
 def test_information_gain_signal(signal, expected, counts):
-    gain, belief, gain_mask = signal(*signal_inputs())
-    assert_close(gain, doubles([expected]))
-    assert_close(belief, doubles([[0.1, 0.4, 0.2, 0.0]]))
-    assert gain_mask.tolist() == [counts]
+    gains = signal(signal_inputs())
+    assert_close(gains.gain, doubles([expected]))
+    assert_close(gains.belief, doubles([[0.1, 0.4, 0.2, 0.0]]))
+    assert gains.gain_mask.tolist() == [counts]
 
 
 def test_gains_telescope():
-    gain, belief, _ = InformationGain()(*signal_inputs())
-    assert_close(gain.sum(), belief[0, 2] - belief[0, 0])
+    gains = GAIN(signal_inputs())
+    assert_close(gains.gain.sum(), gains.belief[0, 2] - gains.belief[0, 0])
 
 
 def test_log_gain_of_a_vanishing_belief_is_finite():
     # exp(−200) is 0 in float32; its logarithm must not be taken from there: −150 − (−200) = 50 nats.
     logprob = torch.tensor([[[-200.0], [-150.0]]])
-    gain, belief, _ = InformationGain(gain="log_prob")(logprob, bools([[True]]), bools([[True, True]]))
-    assert gain.tolist() == [[50.0]] and belief.tolist() == [[0.0, 0.0]]
+    gains = replace(GAIN, gain="log_prob")(observed(logprob, bools([[True]]), bools([[True, True]])))
+    assert gains.gain.tolist() == [[50.0]] and gains.belief.tolist() == [[0.0, 0.0]]
 
 
 @pytest.mark.parametrize("aliases", ["first", "max", "mean"])
@@ -120,7 +124,7 @@ def test_log_gain_of_a_vanishing_belief_is_finite():
 def test_a_belief_that_cannot_be_computed_raises(aliases, logprob, valid):
     answer_logprob = doubles([[[-1.0], [logprob]]])
     with pytest.raises(ValueError, match="no finite belief"):
-        InformationGain(aliases=aliases)(answer_logprob, bools([[valid]]), bools([[True, True]]))
+        replace(GAIN, aliases=aliases)(observed(answer_logprob, bools([[valid]]), bools([[True, True]])))
 
 
 # ---- Normalisation ---------------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def test_a_group_with_spread_is_standard_and_blind_to_units(gains, scale, shift)
     reward = doubles(gains)[:, None]
     size, spread = len(gains), max(gains) - min(gains)
     mask, group_ids = torch.ones_like(reward, dtype=torch.bool), torch.zeros(size, dtype=torch.long)
-    hat = TurnGroup()(reward, mask, group_ids)
+    hat = TurnGroup(resolution=1e-6)(reward, mask, group_ids)
     if spread <= 1e-6:
         assert not hat.any()
         return
@@ -247,42 +251,33 @@ def test_a_single_term_is_not_rescaled(seed, gamma):
 
 
 def credit(alpha=1.0):
-    return StagedCredit(
-        outcome=PromptGroup(), normalizer=TurnGroup(), accumulator=VarianceRescaled(), combiner=Additive(alpha)
-    )
+    return replace(PAPER.credit, combiner=Additive(alpha))
 
 
-def credit_inputs(gain, gain_mask, turn_mask, outcome):
-    rows, turns = len(gain), len(gain[0])
-    return {
-        "gain": doubles(gain),
-        "belief": torch.zeros(rows, turns + 1, dtype=torch.float64),
-        "gain_mask": bools(gain_mask),
-        "turn_mask": bools(turn_mask),
-        "outcome": doubles(outcome),
-        "group_ids": torch.zeros(rows, dtype=torch.long),
-        "state_ids": torch.zeros(rows, turns, dtype=torch.long),
-    }
+def listed(gain, gain_mask, turn_mask, outcome):
+    """Credit inputs of one prompt, from lists."""
+    return credit_inputs(doubles(gain), bools(gain_mask), bools(turn_mask), doubles(outcome))
 
 
 def test_hole_and_terminal_turn_have_the_outcome_alone():
     # Turn 1 is a hole, turn 2 has the gains {0.1, 0.3} → îg = ∓1, turn 3 is terminal; outcomes {0, 1} → R̂ = ∓1.
-    inputs = credit_inputs([[0.0, 0.1, 0.0], [0.0, 0.3, 0.0]], [[False, True, False]] * 2, [[True] * 3] * 2, [0, 1])
-    normalized, advantage = credit()(**inputs)
-    assert_close(normalized, doubles([[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]))
-    assert_close(advantage, doubles([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]]))
+    inputs = listed([[0.0, 0.1, 0.0], [0.0, 0.3, 0.0]], [[False, True, False]] * 2, [[True] * 3] * 2, [0, 1])
+    outputs = credit()(inputs)
+    assert_close(outputs.normalized_gain, doubles([[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]))
+    assert_close(outputs.turn_credit, doubles([[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]))
+    assert_close(outputs.advantage, doubles([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]]))
 
 
 def test_no_weight_on_the_gains_is_outcome_only():
     reward, mask, _ = random_turns(2)
-    inputs = credit_inputs(reward.tolist(), mask.tolist(), [[True] * 5] * 6, [0, 1, 1, 0, 0, 1])
-    _, advantage = credit(alpha=0.0)(**inputs)
+    inputs = listed(reward.tolist(), mask.tolist(), [[True] * 5] * 6, [0, 1, 1, 0, 0, 1])
+    advantage = credit(alpha=0.0)(inputs).advantage
     assert_close(advantage, doubles([-1, 1, 1, -1, -1, 1])[:, None].expand(6, 5))
 
 
 def test_equal_outcomes_still_leave_an_advantage():
-    inputs = credit_inputs([[0.1], [0.3]], [[True]] * 2, [[True]] * 2, [1, 1])
-    assert_close(credit()(**inputs)[1], doubles([[-1.0], [1.0]]))
+    inputs = listed([[0.1], [0.3]], [[True]] * 2, [[True]] * 2, [1, 1])
+    assert_close(credit()(inputs).advantage, doubles([[-1.0], [1.0]]))
 
 
 class OutcomeAsLastReward(Additive):
@@ -297,11 +292,11 @@ class OutcomeAsLastReward(Additive):
 
 def test_a_combiner_may_pool_the_outcome_with_the_gains():
     # Pool {0, 1, 1, 2}: mean 1, variance 1/2, so 0 → −√2, 1 → 0, 2 → √2. Sums of what follows: −√2 + 0 and 0 + √2.
-    inputs = credit_inputs([[0.0], [1.0]], [[True]] * 2, [[True]] * 2, [1, 2])
-    pooled = StagedCredit(PromptGroup(), PromptGroup(), Discounted(), OutcomeAsLastReward())
-    normalized, advantage = pooled(**inputs)
-    assert_close(normalized, doubles([[-math.sqrt(2)], [0.0]]))
-    assert_close(advantage, doubles([[-math.sqrt(2)], [math.sqrt(2)]]))
+    inputs = listed([[0.0], [1.0]], [[True]] * 2, [[True]] * 2, [1, 2])
+    pooled = StagedCredit(POOL, POOL, Discounted(1.0), OutcomeAsLastReward(1.0))
+    outputs = pooled(inputs)
+    assert_close(outputs.normalized_gain, doubles([[-math.sqrt(2)], [0.0]]))
+    assert_close(outputs.advantage, doubles([[-math.sqrt(2)], [math.sqrt(2)]]))
 
 
 class OutcomeOfTerminalTurn(Additive):
@@ -313,9 +308,9 @@ class OutcomeOfTerminalTurn(Additive):
 
 def test_normalized_is_zero_at_turns_without_a_gain_wherever_the_outcome_was_placed():
     # Pool {0, 1, 1, 2} again, the outcomes now in column 2: clipping must not see their normalised values.
-    inputs = credit_inputs([[0.0, 0.0], [1.0, 0.0]], [[True, False]] * 2, [[True, True]] * 2, [1, 2])
-    pooled = StagedCredit(PromptGroup(), PromptGroup(), Discounted(), OutcomeOfTerminalTurn())
-    assert_close(pooled(**inputs)[0], doubles([[-math.sqrt(2), 0.0], [0.0, 0.0]]))
+    inputs = listed([[0.0, 0.0], [1.0, 0.0]], [[True, False]] * 2, [[True, True]] * 2, [1, 2])
+    pooled = StagedCredit(POOL, POOL, Discounted(1.0), OutcomeOfTerminalTurn(1.0))
+    assert_close(pooled(inputs).normalized_gain, doubles([[-math.sqrt(2), 0.0], [0.0, 0.0]]))
 
 
 # ---- Clipping --------------------------------------------------------------------------------------------------------
@@ -341,13 +336,13 @@ def test_beta_zero_is_fixed_clipping_in_value_and_gradient(seed):
         loss = PPO()(log_ratio, logprobs, functional.to_tokens(advantage, turn_ids), low, high)
         return loss.detach(), torch.autograd.grad(loss.sum(), logprobs)[0]
 
-    for adaptive, fixed in zip(run(AdaptiveTurn(beta=0.0)), run(Fixed()), strict=True):
+    for adaptive, fixed in zip(run(AdaptiveTurn(0.0, 0.003, 0.004)), run(Fixed(0.003, 0.004)), strict=True):
         assert_close(adaptive, fixed)
 
 
 def test_open_sides_never_clip():
     log_ratio, advantage = doubles([[-5.0, 5.0]]), doubles([[-1.0, 1.0]])
-    low, high = AdaptiveTurn(eps_low=math.inf, eps_high=math.inf)(doubles([[-2.0, 2.0]]))
+    low, high = AdaptiveTurn(0.3, eps_low=math.inf, eps_high=math.inf)(doubles([[-2.0, 2.0]]))
     assert not functional.clipped(log_ratio, advantage, low, high).any()
     assert_close(functional.clipped_surrogate(log_ratio, advantage, low, high), -log_ratio.exp() * advantage)
 
@@ -400,7 +395,7 @@ def test_token_form_equals_turn_form_weighted_by_counts(seed):
     turns = int(turn_ids.max().clamp(min=0)) + 1
     members = torch.nn.functional.one_hot(turn_ids + 1, turns + 1)[..., 1:].to(new.dtype)  # [B, L, T]
     advantage = torch.randn(4, turns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    low, high = AdaptiveTurn()(advantage.sin())
+    low, high = PAPER.clipper(advantage.sin())
     row_tokens = members.sum((1, 2)).clamp(min=1)
     rows = (turn_ids >= 0).any(1).sum().clamp(min=1)
 
@@ -445,7 +440,7 @@ def test_clipped_marks_the_tokens_without_gradient(seed):
 
 def test_at_ratio_one_the_gradient_is_the_advantage():
     log_ratio, advantage = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True), doubles([[1.0, -2.0, 0.5]])
-    functional.clipped_surrogate(log_ratio, advantage, *Fixed()(advantage)).sum().backward()
+    functional.clipped_surrogate(log_ratio, advantage, *Fixed(0.003, 0.004)(advantage)).sum().backward()
     assert_close(log_ratio.grad, -advantage)
 
 

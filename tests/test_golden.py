@@ -6,18 +6,21 @@ matter.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from a2tgpo.method.functional import to_tokens
+from a2tgpo.method.method import PAPER
+from a2tgpo.method.turns import TurnCredit
+from tests.helpers.observed import from_beliefs, observed
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "credit_and_loss.json").read_text())
-METHOD = {
+CHOICES = {
+    "signal": "information_gain",
     "outcome": "z",
     "normalizer": "turn_group",
     "accumulator": "variance_rescaled",
@@ -27,6 +30,7 @@ METHOD = {
     "ratio": "turn",
     "surrogate": "ppo",
     "aggregation": "seq_mean_token_mean",
+    "correction": "none",
 }
 LOSS, BOUNDS = GOLDEN["loss"], GOLDEN["sequence_level_at_the_bounds"]
 
@@ -36,18 +40,18 @@ COMPOSED = {}
 
 
 @pytest.fixture
-def strategies(composed):
-    """`strategies({slot: file}, slot__key=value)`: the method's parts from the fully composed configuration."""
+def method(composed):
+    """`method({slot: file}, slot__key=value)`: the method of the fully composed configuration."""
 
     def build(choices=None, **values):
-        files = METHOD | (choices or {})
+        files = CHOICES | (choices or {})
         swaps = tuple(f"model/{slot}={file}" for slot, file in files.items())
         if swaps not in COMPOSED:
             COMPOSED[swaps] = composed(*swaps)
         config = COMPOSED[swaps].copy()
         for key, value in values.items():
             OmegaConf.update(config, "model." + key.replace("__", "."), value)
-        return SimpleNamespace(**{slot: instantiate(config.model[slot]) for slot in files})
+        return instantiate(config.model.method)
 
     return build
 
@@ -56,20 +60,18 @@ def padded(rows, width):
     return torch.tensor([row + [0.0] * (width - len(row)) for row in rows], dtype=torch.float64)
 
 
-def credit_batch(case):
+def rollout_set(case):
+    """The case as a signal sees it: beliefs that step by the case's gains, from high enough to stay positive."""
     gains, answered = case["ig"], case["answered"]
     turns = [len(row) + last for row, last in zip(gains, answered, strict=True)]
-    width, rows = max(turns), len(gains)
+    width = max(turns)
     position = torch.arange(width)
-    return {
-        "gain": padded(gains, width),
-        "belief": torch.zeros(rows, width + 1, dtype=torch.float64),
-        "gain_mask": position < torch.tensor([len(row) for row in gains])[:, None],
-        "turn_mask": position < torch.tensor(turns)[:, None],
-        "outcome": torch.tensor(case["outcome"], dtype=torch.float64),
-        "group_ids": torch.zeros(rows, dtype=torch.long),
-        "state_ids": torch.zeros(rows, width, dtype=torch.long),
-    }
+    steps = padded(gains, width).cumsum(1)
+    belief = torch.nn.functional.pad(steps, (1, 0)) + 1 - steps.amin()
+    scored = torch.arange(width + 1) <= torch.tensor([len(row) for row in gains])[:, None]
+    turn_mask = position < torch.tensor(turns)[:, None]
+    outcome = torch.tensor(case["outcome"], dtype=torch.float64)
+    return from_beliefs(belief, scored, outcome=outcome, turn_mask=turn_mask)
 
 
 def assert_close(actual, expected):
@@ -79,43 +81,55 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 @pytest.mark.parametrize("name", GOLDEN["credit"])
-def test_advantage_of_every_credit_case(strategies, name, gamma, alpha):
+def test_advantage_of_every_credit_case(method, name, gamma, alpha):
     case = GOLDEN["credit"][name]
-    batch = credit_batch(case)
-    model = strategies(accumulator__gamma=gamma, combiner__alpha=alpha)
-    normalized, advantage = model.credit(**batch)
-    width = batch["gain"].shape[1]
-    assert_close(normalized, padded(case["ig_hat"], width))
-    assert_close(advantage, padded(case[f"advantage_gamma{gamma}_alpha{alpha}"], width))
+    credit = method(accumulator__gamma=gamma, combiner__alpha=alpha).assign(rollout_set(case))
+    width = credit.gain.shape[1]
+    assert_close(credit.gain, padded(case["ig"], width))
+    assert_close(credit.normalized_gain, padded(case["ig_hat"], width))
+    assert_close(credit.advantage, padded(case[f"advantage_gamma{gamma}_alpha{alpha}"], width))
 
 
-def test_all_credit_cases_as_one_batch_of_prompts(strategies):
-    batches = [credit_batch(case) for case in GOLDEN["credit"].values()]
-    width = max(batch["gain"].shape[1] for batch in batches)
-    for prompt, batch in enumerate(batches):
-        batch["group_ids"] += prompt
-        for key in ("gain", "gain_mask", "turn_mask", "state_ids", "belief"):
-            extra = width - batch[key].shape[1] + (key == "belief")
-            batch[key] = torch.nn.functional.pad(batch[key], (0, extra))
-    together = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-    _, advantage = strategies().credit(**together)
+def test_the_paper_as_one_object_is_the_composed_method(method):
+    assert method() == PAPER
+
+
+def test_all_credit_cases_as_one_batch_of_prompts():
+    cases = [rollout_set(case) for case in GOLDEN["credit"].values()]
+    width = max(case.turn_mask.shape[1] for case in cases)
+
+    def together(name, extra=0, dims=1):
+        parts = []
+        for case in cases:
+            missing = width + extra - getattr(case, name).shape[1]
+            parts.append(torch.nn.functional.pad(getattr(case, name), (0, 0) * (dims - 1) + (0, missing)))
+        return torch.cat(parts)
+
+    group_ids = torch.cat([case.group_ids + prompt for prompt, case in enumerate(cases)])
+    everything = observed(
+        together("answer_logprob", extra=1, dims=2),
+        torch.cat([case.alias_mask for case in cases]),
+        together("state_mask", extra=1),
+        outcome=torch.cat([case.outcome for case in cases]),
+        group_ids=group_ids,
+        turn_mask=together("turn_mask"),
+    )
     expected = [row for case in GOLDEN["credit"].values() for row in case["advantage_gamma1.0_alpha1.0"]]
-    assert_close(advantage, padded(expected, width))
+    assert_close(PAPER.assign(everything).advantage, padded(expected, width))
 
 
 @pytest.mark.parametrize("name", GOLDEN["credit"])
-def test_outcome_hat_and_clip_bounds(strategies, name):
-    case, model = GOLDEN["credit"][name], strategies(clipper__beta=0.3)
-    batch = credit_batch(case)
-    outcome = batch["outcome"][:, None]
-    outcome_hat = model.outcome(outcome, torch.ones_like(outcome, dtype=torch.bool), batch["group_ids"])
+def test_outcome_hat_and_clip_bounds(method, name):
+    case, built = GOLDEN["credit"][name], method(clipper__beta=0.3)
+    seen = rollout_set(case)
+    outcome = seen.outcome[:, None]
+    outcome_hat = built.credit.outcome(outcome, torch.ones_like(outcome, dtype=torch.bool), seen.group_ids)
     assert_close(outcome_hat[:, 0], torch.tensor(case["outcome_hat"], dtype=torch.float64))
 
-    normalized, _ = model.credit(**batch)
-    low, high = model.clipper(normalized)
-    scale = padded(case["clip_scale_beta0.3"], normalized.shape[1])
-    assert_close(torch.where(batch["turn_mask"], low / 0.003, 0), scale)
-    assert_close(torch.where(batch["turn_mask"], high / 0.004, 0), scale)
+    credit = built.assign(seen)
+    scale = padded(case["clip_scale_beta0.3"], credit.gain.shape[1])
+    assert_close(torch.where(seen.turn_mask, credit.clip_low / 0.003, 0), scale)
+    assert_close(torch.where(seen.turn_mask, credit.clip_high / 0.004, 0), scale)
 
 
 def per_turn(per_token, turn_ids):
@@ -127,41 +141,41 @@ def per_turn(per_token, turn_ids):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def loss_and_gradient(model, delta, advantage, normalized):
-    """The training step's arithmetic on one mini-batch; log-probs are `delta` above the old ones."""
+def loss_and_gradient(method, delta, advantage, normalized):
+    """One mini-batch through `weigh` and `loss`; log-probs are `delta` above the old ones."""
     turn_ids = torch.tensor(LOSS["turn_id"])
     old = torch.linspace(-3, -0.1, turn_ids.numel(), dtype=torch.float64).view_as(turn_ids)
     logprobs = (old + torch.tensor(delta, dtype=torch.float64)).requires_grad_()
-    low, high = (to_tokens(bound, turn_ids) for bound in model.clipper(normalized))
-    log_ratio = model.ratio(logprobs, old, turn_ids)
-    tokens = model.surrogate(log_ratio, logprobs, to_tokens(per_turn(advantage, turn_ids), turn_ids), low, high)
-    loss = (model.aggregation(turn_ids) * tokens).sum()
+    low, high = method.clipper(normalized)
+    blank = TurnCredit.zeros(*normalized.shape)
+    credit = replace(blank, advantage=per_turn(advantage, turn_ids), clip_low=low, clip_high=high)
+    loss, _ = method.loss(logprobs, old, turn_ids, credit, method.weigh(turn_ids, old, old))
     loss.backward()
     return loss.detach(), logprobs.grad
 
 
 @pytest.mark.parametrize("name", LOSS["results"])
-def test_loss_and_gradient_of_every_loss_case(strategies, name):
+def test_loss_and_gradient_of_every_loss_case(method, name):
     ratio, aggregation, adaptive = name.split("|")
     clip = {"clipper__eps_low": LOSS["eps_low"], "clipper__eps_high": LOSS["eps_high"]}
     clipper = "fixed"
     if adaptive == "adaptive=True":
         clipper, clip["clipper__beta"] = "adaptive_turn", LOSS["beta"]
-    model = strategies({"ratio": ratio, "aggregation": aggregation.replace("-", "_"), "clipper": clipper}, **clip)
+    built = method({"ratio": ratio, "aggregation": aggregation.replace("-", "_"), "clipper": clipper}, **clip)
     normalized = torch.tensor(
         [[value or 0.0 for value in row] for row in LOSS["ig_hat(None=answer)"]], dtype=torch.float64
     )
-    loss, gradient = loss_and_gradient(model, LOSS["delta_logp"], LOSS["advantage"], normalized)
+    loss, gradient = loss_and_gradient(built, LOSS["delta_logp"], LOSS["advantage"], normalized)
     expected = LOSS["results"][name]
     assert_close(loss, torch.tensor(expected["loss"], dtype=torch.float64))
     assert_close(gradient, torch.tensor(expected["grad_wrt_logp"], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("side", ["clipped", "not_clipped"])
-def test_sequence_ratio_at_the_bounds(strategies, side):
+def test_sequence_ratio_at_the_bounds(method, side):
     case = BOUNDS[side]
-    model = strategies({"ratio": "sequence", "clipper": "fixed"}, clipper__eps_low=0.003, clipper__eps_high=0.004)
+    built = method({"ratio": "sequence", "clipper": "fixed"}, clipper__eps_low=0.003, clipper__eps_high=0.004)
     normalized = torch.zeros(2, 2, dtype=torch.float64)
-    loss, gradient = loss_and_gradient(model, BOUNDS["delta_logp"], case["advantage"], normalized)
+    loss, gradient = loss_and_gradient(built, BOUNDS["delta_logp"], case["advantage"], normalized)
     assert_close(loss, torch.tensor(case["loss"], dtype=torch.float64))
     assert_close(gradient, torch.tensor(case["grad_wrt_logp"], dtype=torch.float64))

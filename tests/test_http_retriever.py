@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 from hydra.utils import instantiate
-from misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving
-from tiny_runs import SHIPPED, SMALL
 
 import train
 from a2tgpo.embedded.demonstrations import answer_action, search_action
@@ -18,6 +16,8 @@ from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.http import HttpRetriever, RetrievalError
 from a2tgpo.retrievers.server import RetrievalServer
 from a2tgpo.rollouts.trajectory import Split, StopReason
+from tests.helpers.misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving
+from tests.helpers.tiny_runs import SHIPPED, SMALL
 
 QUICK = {"timeout": 0.5, "total_timeout": 4.0, "retries": 2, "max_concurrent": 16, "cache_size": 100}
 RUBBISH = (
@@ -35,8 +35,8 @@ def retriever():
     """`retriever(url, …)`: a client with short time limits."""
     opened = []
 
-    def build(url, dialect="search_r1", **settings):
-        opened.append(HttpRetriever(url, dialect, **(QUICK | settings)))
+    def build(url, protocol="search_r1", **settings):
+        opened.append(HttpRetriever(url, protocol, **(QUICK | settings)))
         return opened[-1]
 
     yield build
@@ -54,10 +54,10 @@ def bm25(tmp_path):
 # ---- A server that behaves -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dialect", ["search_r1", "skyrl"])
-def test_served_search_finds_what_the_search_in_process_finds(bm25, retriever, dialect):
+@pytest.mark.parametrize("protocol", ["search_r1", "skyrl"])
+def test_served_search_finds_what_the_search_in_process_finds(bm25, retriever, protocol):
     with RetrievalServer(bm25, "127.0.0.1", 0, topk=3, window=0.001, max_batch=8) as server:
-        client = retriever(server.url, dialect, timeout=2.0)
+        client = retriever(server.url, protocol, timeout=2.0)
         queries = ["birthplace of Varo", "Bemi", "nobody knows", "Varo Tano", "é"]
         with ThreadPoolExecutor(16) as pool:
             served = list(pool.map(lambda query: client.search(query, 2), queries * 10))
@@ -65,10 +65,10 @@ def test_served_search_finds_what_the_search_in_process_finds(bm25, retriever, d
         client.close()
 
 
-@pytest.mark.parametrize(("dialect", "asked"), [("search_r1", {"queries": ["Varo"]}), ("skyrl", {"query": "Varo"})])
-def test_each_dialect_sends_its_own_fields(retriever, dialect, asked):
+@pytest.mark.parametrize(("protocol", "asked"), [("search_r1", {"queries": ["Varo"]}), ("skyrl", {"query": "Varo"})])
+def test_each_protocol_sends_its_own_fields(retriever, protocol, asked):
     with Misbehaving(lambda n: FOUND) as server:
-        assert retriever(server.url, dialect).search("Varo", 2, "a corpus") == [TEXTS[1]]
+        assert retriever(server.url, protocol).search("Varo", 2, "a corpus") == [TEXTS[1]]
     assert server.asked == [asked | {"topk": 2, "return_scores": True}]
 
 
@@ -120,7 +120,8 @@ def test_a_lasting_failure_ends_after_the_retries_and_is_not_cached(retriever, a
         client = retriever(server.url)
         with pytest.raises(RetrievalError) as error:
             client.search("Varo", 1)
-        assert str(error.value).startswith(server.url) and why in str(error.value) and "3 tries" in str(error.value)
+        said = str(error.value)
+        assert said.startswith(f"data.retriever.url={server.url}: ") and why in said and said.endswith("(3 tries)")
         assert client.search("Varo", 1) == [TEXTS[1]]
 
 
@@ -135,7 +136,7 @@ def test_time_is_bounded_however_many_retries_are_allowed(retriever):
 def test_a_refused_connection_is_an_error_that_names_the_server(retriever):
     with Misbehaving(lambda n: FOUND) as server:
         pass
-    with pytest.raises(RetrievalError, match=rf"^{server.url}: ConnectError: .*3 tries"):
+    with pytest.raises(RetrievalError, match=rf"^data.retriever.url={server.url}: ConnectError: .*3 tries"):
         retriever(server.url).search("Varo", 1)
 
 
@@ -144,20 +145,21 @@ def test_rubbish_is_named_at_once(retriever, body):
     with Misbehaving(lambda n: body) as server:
         with pytest.raises(RetrievalError) as error:
             retriever(server.url).search("Varo", 1)
-        assert str(error.value).startswith(f"{server.url}: expected {{'result': ") and body.decode() in str(error.value)
+        said = str(error.value)
+        assert said.startswith(f"data.retriever.url={server.url}: expected {{'result': ") and body.decode() in said
     assert len(server.asked) == 1
 
 
 def test_a_refused_request_is_not_repeated(retriever):
-    with Misbehaving(lambda n: 422) as server, pytest.raises(RetrievalError, match=f"^{server.url}: status 422"):
+    with Misbehaving(lambda n: 422) as server, pytest.raises(RetrievalError, match="refused with status 422") as error:
         retriever(server.url).search("Varo", 1)
-    assert len(server.asked) == 1
+    assert len(server.asked) == 1 and str(error.value).startswith(f"data.retriever.url={server.url}: ")
 
 
 WRONG = [
     ("url", "localhost:8000"),
     ("url", "http://"),
-    ("dialect", "verl"),
+    ("protocol", "verl"),
     ("timeout", 0.0),
     ("timeout", 9.0),
     ("retries", -1),
@@ -168,7 +170,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_wrong_settings_are_named(name, value):
-    settings = {"url": "http://127.0.0.1:1", "dialect": "skyrl"} | QUICK | {name: value}
+    settings = {"url": "http://127.0.0.1:1", "protocol": "skyrl"} | QUICK | {name: value}
     with pytest.raises(ValueError, match=rf"^data\.retriever\.{name}=.*: expected"):
         HttpRetriever(**settings)
 
@@ -204,7 +206,7 @@ def test_a_server_that_fails_every_second_request_costs_no_trajectory(composed, 
     assert [(t.group, t.sample, t.stop) for t in trajectories] == [
         (g, s, StopReason.ANSWERED) for g in (0, 1) for s in range(4)
     ]
-    assert sum(t.metrics["searches"] for t in trajectories) == len(server.asked) == 24
+    assert sum(t.metrics["calls"] for t in trajectories) == len(server.asked) == 24
     assert sum(t.metrics["tool_failures"] for t in trajectories) == 12
     said = Counter("failed" in turn.observation_text for t in trajectories for turn in t.turns[:3])
     assert said == {True: 12, False: 12}
@@ -235,4 +237,4 @@ def test_training_goes_through_on_a_server_that_fails_every_second_request(compo
     assert summary["iterations"] == 1 and summary["optimizer_steps"] == 2 and len(lines) == 8
     failures = sum(line["metrics"]["tool_failures"] for line in lines)
     assert failures > 0 and f"  failed calls {failures / 8:.2f}  " in capsys.readouterr().out
-    assert sum(line["metrics"]["searches"] for line in lines) > failures
+    assert sum(line["metrics"]["calls"] for line in lines) > failures

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from hydra.utils import instantiate
-from tiny_runs import SMALL, fit
 
-from a2tgpo.evaluation.evaluate import load_weights
+from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.policies.reference import disabled_adapter
 from a2tgpo.scoring.score import token_stats
+from tests.helpers.tiny_runs import SMALL, fit
 
 LORA = ("model/policy=tiny_lora", "model/reference=disabled_adapter")
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
-from model_zoo import build
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.helpers.model_zoo import build
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = re.search(r"^## Your own model and data\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)[1]
@@ -103,7 +104,7 @@ def server(place):
 @pytest.mark.slow
 def test_serve_train_evaluate_export(place, server):
     serve, train, evaluate, export = COMMANDS
-    assert "serve_retriever" in serve
+    assert "src/serve.py" in serve
     model = {"Qwen/Qwen3-0.6B": str(place / "Qwen" / "Qwen3-0.6B")}
     logs = f"paths.log_dir={place}/logs"
     finished(run(place, f"{train} {server} {FEW} {VALIDATE} {logs} trainer=default", **model))
@@ -128,8 +129,8 @@ def test_serve_train_evaluate_export(place, server):
 
 def test_commands_of_the_section_are_these():
     assert [command.split()[1] for command in COMMANDS] == [
-        "scripts/serve_retriever.py",
+        "src/serve.py",
         "src/train.py",
         "src/eval.py",
-        "scripts/export.py",
+        "src/export.py",
     ]

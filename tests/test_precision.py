@@ -4,8 +4,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning import Callback
-from tiny_runs import SMALL, fit
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.helpers.tiny_runs import SMALL, fit
 
 LORA = ("model/policy=tiny_lora", "model/reference=disabled_adapter")
 POLICIES = {"full": (), "lora": LORA, "lora_on_bf16": (*LORA, "model.policy.dtype=bfloat16")}

@@ -4,26 +4,27 @@ import json
 
 import pytest
 import torch
-from model_zoo import ARCHITECTURES, WINDOW, build
 from peft import LoraConfig
-from tiny_runs import SMALL, fit
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.dialects.tool_calls import ToolCalls
 from a2tgpo.environments.protocols import Action, ToolCall
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SEARCH, SearchQA
+from a2tgpo.method.method import PAPER
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
-from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.beliefs import plan_beliefs
-from a2tgpo.scoring.score import score, token_stats
+from a2tgpo.scoring.score import read, token_stats
+from tests.helpers.episodes import SEARCH
+from tests.helpers.episodes import search_qa as search_environment
+from tests.helpers.loops import loop
+from tests.helpers.model_zoo import ARCHITECTURES, WINDOW, build
+from tests.helpers.tiny_runs import SMALL, fit
 
 PASSAGES = ("The director of the film is Varo.", "The city of Varo is Kelu.", "The end token is <|im_end|>, they say.")
 TASK = Task("t", "Who is the director of the film?", ("Varo",), evidence=PASSAGES[:1])
@@ -46,15 +47,13 @@ def folders(tmp_path_factory):
 
 
 def search_qa(dialect):
-    retriever = BM25Retriever(lambda corpus: PASSAGES)
-    return lambda task: SearchQA(task, retriever, Reward(), dialect, dialect.answer_wrapper, 4, 1, 10.0, 2)
+    return search_environment(dialect, BM25Retriever(lambda corpus: PASSAGES), max_calls=4)
 
 
 def play(policy, dialect, script=None, group_size=1, **limits):
     engine = HuggingFaceEngine() if script is None else ScriptedEngine(lambda key: script)
     room = {"max_prompt_tokens": 500, "max_response_tokens": 400, "max_action_tokens": 200, "max_sessions": 8} | limits
-    loop = Rollout(engine, search_qa(dialect), **room)
-    return loop.run(policy, [(0, TASK)], group_size, (0,), greedy=False)
+    return loop(engine, search_qa(dialect), **room).run(policy, [(0, TASK)], group_size, (0,), greedy=False)
 
 
 # ---- The same code for every architecture ----------------------------------------------------------------------------
@@ -66,23 +65,29 @@ def test_engine_and_scoring_agree_on_what_was_sampled(folders, kind, attention):
     policy = load_policy(str(folders[kind]), attn_implementation=attention)
     batch = collate(play(policy, TAGS, group_size=4, max_action_tokens=60), policy.pad_id)
     assert batch.input_ids.shape[1] > 2 * WINDOW  # a window that were not respected would show
-    stats, _ = score(policy, batch, [], 4096)
+    stats = read(policy, batch, [], 4096).tokens
     mask = batch.turn_ids >= 0
     assert mask.sum() > 60
     torch.testing.assert_close(batch.rollout_logprobs[mask], stats.logprobs[mask], atol=1e-5, rtol=0)
+
+
+def queries_about(policy, trajectory, wrapper):
+    """The first accepted answer in every belief state."""
+    contexts = collate([trajectory], policy.pad_id).context_ids
+    return plan_beliefs([trajectory], contexts, policy.tokenizer, wrapper, PAPER.signal.answers).queries
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_beliefs_equal_a_plain_forward_over_each_prefix(folders, kind):
     policy = load_policy(str(folders[kind]))
     (trajectory,) = play(policy, TAGS, ["<search> film</search>", "<search> city</search>", "<answer> x</answer>"])
-    plan = plan_beliefs([trajectory], policy.tokenizer, TAGS.answer_wrapper, 1)
-    _, answers = score(policy, collate([trajectory], policy.pad_id), plan.questions, 4096)
-    assert len(plan.questions) == 3
-    for question, answer in zip(plan.questions, answers, strict=True):
-        ids = torch.tensor([[*trajectory.token_ids[: question.context], *question.answer.ids]])
+    queries = queries_about(policy, trajectory, TAGS.answer_wrapper)
+    answers = read(policy, collate([trajectory], policy.pad_id), queries, 4096).answer_logprobs
+    assert len(queries) == 3
+    for query, answer in zip(queries, answers, strict=True):
+        ids = torch.tensor([[*trajectory.token_ids[: query.context], *query.answer.ids]])
         turn_ids = torch.full_like(ids, -1)
-        turn_ids[0, question.context + question.answer.start :] = 0
+        turn_ids[0, query.context + query.answer.start :] = 0
         with torch.no_grad():
             plain = token_stats(policy, ids, turn_ids).logprobs.sum() / (turn_ids == 0).sum()
         assert answer == pytest.approx(float(plain), abs=1e-5)
@@ -148,7 +153,7 @@ def test_a_dialogue_of_tool_calls_equals_the_template_rendered_whole(folders, ki
     policy = load_policy(str(folders[kind]))
     actions = [call("director of the film") + "\n" + call("city of Varo"), call("end token"), "<answer>Varo</answer>"]
     (trajectory,) = play(policy, CALLS, [action + "<|im_end|>" for action in actions])
-    assert (trajectory.stop, trajectory.outcome, trajectory.metrics["searches"]) == (StopReason.ANSWERED, 1.0, 3.0)
+    assert (trajectory.stop, trajectory.outcome, trajectory.metrics["calls"]) == (StopReason.ANSWERED, 1.0, 3.0)
     assert [turn.action_text for turn in trajectory.turns] == actions
     prompt = CALLS.prompt(TASK.question, [SEARCH])
     tool = {"role": "tool"}
@@ -215,11 +220,11 @@ def test_a_thought_that_the_template_opens_is_gone_on_with(folders, dialect, act
     parts = policy.tokenizer.chat_template.rpartition(opening)
     policy.tokenizer.chat_template = f"{parts[0]}{opening}<think>\n{parts[2]}"
     (trajectory,) = play(policy, dialect, actions)
-    assert trajectory.stop is StopReason.ANSWERED and trajectory.metrics["searches"] == 1
+    assert trajectory.stop is StopReason.ANSWERED and trajectory.metrics["calls"] == 1
     assert policy.tokenizer.decode(trajectory.prompt_ids).endswith("assistant\n<think>\n")
     wrapper = ("<think>\nI know it.</think><answer>", "</answer>")
     for before, expected in ((wrapper[0], "I know it.</think><answer>"), ("<answer>", "</think>\n\n<answer>")):
-        first, second = plan_beliefs([trajectory], policy.tokenizer, (before, "</answer>"), 1).questions
+        first, second = queries_about(policy, trajectory, (before, "</answer>"))
         assert policy.tokenizer.decode(first.answer.ids) == expected + "Varo"
         again = dialect is THINKING  # a message of its own, which the template opens in the same way
         assert policy.tokenizer.decode(second.answer.ids) == (expected if again else before) + "Varo"
@@ -291,7 +296,7 @@ def test_every_message_has_one_meaning(name):
 def test_more_calls_in_one_turn_than_are_left_end_the_episode(folders):
     policy = load_policy(str(folders["qwen3"]))
     (trajectory,) = play(policy, CALLS, ["".join(call(str(i)) for i in range(5)) + "<|im_end|>"])
-    assert (trajectory.stop, trajectory.metrics["searches"]) == (StopReason.MAX_TURNS, 0.0)
+    assert (trajectory.stop, trajectory.metrics["calls"]) == (StopReason.MAX_TURNS, 0.0)
 
 
 # ---- Options ---------------------------------------------------------------------------------------------------------
@@ -368,8 +373,7 @@ def test_a_compiled_policy_gives_the_same_log_probs(folders):
     plain, compiled = (load_policy(str(folders["qwen3"]), compile=option) for option in (False, True))
     trajectories = play(plain, TAGS, group_size=3, max_action_tokens=30)
     batch = collate(trajectories, plain.pad_id)
-    expected, _ = score(plain, batch, [], 4096)
-    stats, _ = score(compiled, batch, [], 4096)
+    expected, stats = (read(policy, batch, [], 4096).tokens for policy in (plain, compiled))
     torch.testing.assert_close(stats.logprobs, expected.logprobs, atol=1e-5, rtol=0)
     assert collate(play(compiled, TAGS, group_size=3, max_action_tokens=30), plain.pad_id).input_ids.equal(
         batch.input_ids

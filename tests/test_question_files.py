@@ -11,11 +11,11 @@ from datasets import Dataset
 from hydra.utils import instantiate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_runs import SHIPPED, SMALL, fit
 
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.question_files import QuestionFiles, open_questions
 from a2tgpo.tasks.question_rows import Layout
+from tests.helpers.tiny_runs import SHIPPED, SMALL, fit
 
 QUESTION, ANSWERS = "Who made Bemi?", ["Varo Lint", "Lint"]
 INSTRUCTION = "Answer the given question. For example, <answer> Beijing </answer>. Question: "

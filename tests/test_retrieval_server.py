@@ -1,4 +1,4 @@
-"""The retrieval server over real sockets: both dialects, bad requests, batches, its end."""
+"""The retrieval server over real sockets: both protocols, bad requests, batches, its end."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from a2tgpo.retrievers.batching import Batcher
 from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
-from a2tgpo.retrievers.passages import Passage
+from a2tgpo.retrievers.protocols import Passage
 from a2tgpo.retrievers.server import MAX_BODY, RetrievalServer
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def client():
 # ---- Answers ---------------------------------------------------------------------------------------------------------
 
 
-def test_search_r1_dialect_with_scores(server, client, bm25):
+def test_search_r1_protocol_with_scores(server, client, bm25):
     queries = ["birthplace of Varo", "nobody knows", "Bemi"]
     answer = client.post(server.url, json={"queries": queries, "topk": 2, "return_scores": True})
     expected = [
@@ -88,7 +88,7 @@ def test_without_scores_the_documents_are_bare(server, client):
     assert answer.json() == {"result": [[{"id": "1", "contents": TEXTS[1]}]]}
 
 
-def test_skyrl_dialect_and_the_default_topk(server, client):
+def test_skyrl_protocol_and_the_default_topk(server, client):
     one = client.post(server.url, json={"query": "Varo", "return_scores": True}).json()
     assert one == client.post(server.url, json={"queries": ["Varo"], "topk": 3, "return_scores": True}).json()
     assert [item["document"]["contents"] for item in one["result"][0]] == [TEXTS[1], TEXTS[0]]
@@ -234,7 +234,7 @@ def test_on_leaving_what_was_asked_is_answered_and_idle_connections_end(client):
 
 
 def start(corpus, tmp_path, *overrides):
-    command = [sys.executable, str(ROOT / "scripts" / "serve_retriever.py"), f"data.retriever.corpus_path={corpus}"]
+    command = [sys.executable, str(ROOT / "src" / "serve.py"), f"data.retriever.corpus_path={corpus}"]
     command += [f"data.retriever.cache_dir={tmp_path / 'cache'}", *overrides]
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -19,8 +19,7 @@ from a2tgpo.retrievers import bm25 as bm25_module
 from a2tgpo.retrievers.bm25 import BM25Retriever, threshold
 from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.dense import DenseRetriever
-from a2tgpo.retrievers.passages import PassageRetriever
-from a2tgpo.retrievers.protocols import EmptyCorpus
+from a2tgpo.retrievers.protocols import EmptyCorpus, PassageRetriever
 
 TEXTS = (
     '"Bemi"\nThe director of Bemi is Varo Tano.',

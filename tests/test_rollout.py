@@ -11,19 +11,17 @@ from tokenizers.processors import TemplateProcessing
 
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.reward import Reward
-from a2tgpo.environments.search_qa import SearchQA
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Completion, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
+from tests.helpers.episodes import search_qa as search_environment
+from tests.helpers.loops import loop
 
 PASSAGES = ("The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu.")
 TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films")
 SEARCH = "<think> need director</think><search> director of Bemi</search>"
 ANSWER = "<think> done</think><answer> Varo Tano</answer>"
-ROOMY = {"max_prompt_tokens": 64, "max_response_tokens": 200, "max_action_tokens": 40, "max_sessions": 64}
 KEY = (7, 1)
 
 
@@ -58,7 +56,7 @@ class Echo:
 
     observation: str
     stop_strings: tuple[str, ...] = ("</search>",)
-    answer_wrapper: tuple[str, str] = ("<answer> ", "</answer>")
+    deterministic: bool = True
 
     def prompt(self):
         return "Question:"
@@ -66,21 +64,23 @@ class Echo:
     def step(self, action_text):
         return StepResult(self.observation)
 
+    def state(self):
+        return None
+
     def finish(self, stop):
-        return 0.0, {}
+        return {"success": 0.0}
 
 
 def search_qa(retriever=None):
     retriever = retriever or BM25Retriever({"films": PASSAGES}.__getitem__)
-    wrapper = ("<answer> ", "</answer>")
-    dialect = TextTags("Question: {question}", wrapper)
-    return lambda task: SearchQA(task, retriever, Reward(), dialect, wrapper, 2, 1, 10.0, max_tool_failures=2)
+    return search_environment(TextTags("Question: {question}", ("<answer> ", "</answer>")), retriever)
 
 
 def play(policy, script, prompts=((0, TASK),), group_size=1, environment=None, **limits):
     engine = RecordingEngine(script if callable(script) else lambda key: script)
-    loop = Rollout(engine, environment or search_qa(), **(ROOMY | limits))
-    return loop.run(policy, prompts, group_size, KEY, greedy=False), engine
+    return loop(engine, environment or search_qa(), **limits).run(
+        policy, prompts, group_size, KEY, greedy=False
+    ), engine
 
 
 def encode(policy, text):
@@ -110,7 +110,7 @@ def test_every_stop_reason(random_policy, stop, script, process, outcome, retrie
     assert trajectory.stop is stop
     assert [turn.is_process for turn in trajectory.turns] == process
     assert trajectory.outcome == outcome
-    assert trajectory.metrics["searches"] == min(2, script.count(SEARCH))
+    assert trajectory.metrics["calls"] == min(2, script.count(SEARCH))
 
 
 def test_a_cut_action_counts_for_nothing_even_if_it_holds_an_answer(random_policy):
@@ -132,7 +132,7 @@ def test_a_stop_text_that_a_thought_quotes_ends_no_action(random_policy):
     key = (*KEY, 0, 0)
     assert list(engine.sampled) == [(*key, 0), (*key, 0, 1), (*key, 1)]  # other noise for each part
     assert engine.read[(*key, 0, 1)] == ()
-    assert engine.limits[(*key, 0, 1)] == ROOMY["max_action_tokens"] - len(encode(random_policy, QUOTING[0]))
+    assert engine.limits[(*key, 0, 1)] == 40 - len(encode(random_policy, QUOTING[0]))
 
 
 def test_a_thought_that_quotes_and_never_ends_is_cut(random_policy):
@@ -234,7 +234,6 @@ def test_the_trained_row_is_what_the_policy_read_and_sampled(random_policy, scri
         assert batch.lengths[row] == len(ids) <= len(trajectory.prompt_ids) + budget
         assert batch.input_ids[row].tolist() == ids + [random_policy.pad_id] * padding
         assert batch.turn_ids[row].tolist() == turn_ids + [-1] * padding
-        assert batch.attention_mask[row].tolist() == [True] * len(ids) + [False] * padding
         assert torch.equal(batch.rollout_logprobs[row], -(batch.turn_ids[row] >= 0).float())
 
 
@@ -252,11 +251,11 @@ def test_a_trajectory_says_where_its_beliefs_are(random_policy):
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_played(random_policy):
     long = Task("long", "What is the director of" + " Bemi" * 30 + "?", ("x",))
     engine = RecordingEngine(lambda key: [ANSWER])
-    loop = Rollout(engine, search_qa(), **(ROOMY | {"max_sessions": 1}))
+    one_by_one = loop(engine, search_qa(), max_sessions=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=r"task long: .* data\.module\.max_prompt_tokens=64"):
-            loop.run(random_policy, [(0, TASK), (1, long)], 1, KEY, greedy=False)
+            one_by_one.run(random_policy, [(0, TASK), (1, long)], 1, KEY, greedy=False)
     assert engine.opened == 0
 
 
@@ -301,10 +300,9 @@ def test_no_more_sessions_are_open_than_allowed(random_policy):
         def close(self, session):
             self.now -= 1
 
-    for max_sessions, most in ((2, 2), (5, 3), (7, 6)):  # groups of three are split where they must
+    for max_sessions, most in ((2, 2), (5, 5), (7, 7)):
         engine = Counting(told_apart)
-        loop = Rollout(engine, search_qa(), **(ROOMY | {"max_sessions": max_sessions}))
-        loop.run(random_policy, PROMPTS, 3, KEY, greedy=False)
+        loop(engine, search_qa(), max_sessions=max_sessions).run(random_policy, PROMPTS, 3, KEY, greedy=False)
         assert (engine.now, engine.most) == (0, most)
 
 

@@ -3,18 +3,19 @@
 import copy
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build_trajectory
 
+from a2tgpo.method.method import PAPER
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
-from a2tgpo.method.signals.information_gain import InformationGain
 from a2tgpo.scoring.batch import collate, pack
 from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
-from a2tgpo.scoring.score import score, token_stats
+from a2tgpo.scoring.score import TokenStats, read, score, token_stats
+from tests.helpers.build import build_trajectory
 
 WRAPPER = ("<think> done</think><answer> ", "</answer>")
 SEARCH, OTHER = "<search> director of Bemi</search>", "<think> need star</think><search> star of Bemi</search>"
@@ -42,12 +43,20 @@ def trajectories(policy):
     ]
 
 
-def ask(policy, trajectories, token_budget=ALL_ROWS, max_aliases=8, wrapper=WRAPPER):
-    """Batch, token statistics, and the answers' log-probs by row, belief state and alias."""
-    batch = collate(trajectories, policy.pad_id)
-    plan = plan_beliefs(trajectories, policy.tokenizer, wrapper, max_aliases)
-    stats, answers = score(policy, batch, plan.questions, token_budget)
-    return batch, stats, plan.spread(answers)
+def first(n):
+    """The first `n` accepted answers of a task."""
+    return lambda task: task.answers[:n]
+
+
+def plan(policy, trajectories, max_aliases=8, wrapper=WRAPPER):
+    context_ids = collate(trajectories, policy.pad_id).context_ids
+    return plan_beliefs(trajectories, context_ids, policy.tokenizer, wrapper, first(max_aliases))
+
+
+def ask(policy, trajectories, token_budget=ALL_ROWS, max_aliases=8):
+    """Batch, token statistics, and what a signal observes."""
+    scored = score(policy, trajectories, first(max_aliases), WRAPPER, token_budget)
+    return scored.batch, TokenStats(scored.batch.old_logprobs, scored.entropy), scored.observed
 
 
 def log_softmax(policy, ids):
@@ -90,7 +99,8 @@ def eager(policy):
 def test_answers_in_one_cached_pass_equal_one_forward_per_prefix(policy, trajectories, token_budget, attention):
     assert len(pack([len(t.token_ids) for t in trajectories], 180)) in (2, 3, 4)
     scorer = policy if attention == "sdpa" else eager(policy)
-    _, _, (answers, alias_mask, state_mask) = ask(scorer, trajectories, token_budget)
+    _, _, seen = ask(scorer, trajectories, token_budget)
+    answers, alias_mask, state_mask = seen.answer_logprob, seen.alias_mask, seen.state_mask
     for row, trajectory in enumerate(trajectories):
         expected = oracle_by_state(policy, trajectory)
         states, aliases = expected.shape
@@ -105,9 +115,10 @@ JOIN = {"first": lambda p: p[:, 0], "max": lambda p: p.amax(1), "mean": lambda p
 @pytest.mark.parametrize("aliases", JOIN)
 @pytest.mark.parametrize("gain", ["prob", "log_prob"])
 def test_beliefs_and_gains_follow_from_the_forwards(policy, trajectories, aliases, gain):
-    signal = InformationGain(gain=gain, aliases=aliases)
-    _, _, answers = ask(policy, trajectories, 180, signal.max_aliases)
-    gains, beliefs, gain_mask = signal(*answers)
+    signal = replace(PAPER.signal, gain=gain, aliases=aliases)
+    scored = score(policy, trajectories, signal.answers, WRAPPER, 180)
+    found = signal(scored.observed)
+    gains, beliefs, gain_mask = found.gain, found.belief, found.gain_mask
     for row, trajectory in enumerate(trajectories):
         belief = JOIN[aliases](oracle_by_state(policy, trajectory).exp())
         turns = len(belief) - 1
@@ -117,44 +128,61 @@ def test_beliefs_and_gains_follow_from_the_forwards(policy, trajectories, aliase
         assert not gains[row, turns:].any()
 
 
-def test_as_many_forwards_whichever_rows_are_asked_about(policy, trajectories):
+def test_the_same_number_of_forward_passes_whichever_rows_are_asked_about(policy, trajectories):
     batch = collate(trajectories, policy.pad_id)
-    questions = plan_beliefs(trajectories, policy.tokenizer, WRAPPER, 1).questions
+    queries = plan(policy, trajectories, 1).queries
     forwards = []
     policy.model.register_forward_pre_hook(lambda *_: forwards.append(1))
-    counts, few = [], [question for question in questions if question.row == 3]
-    for asked in (questions, few):
+    counts, few = [], [query for query in queries if query.row == 3]
+    for asked in (queries, few):
         forwards.clear()
-        _, answers = score(policy, batch, asked, ONE_ROW)
+        answers = read(policy, batch, asked, ONE_ROW).answer_logprobs
         counts.append(len(forwards))
     assert counts == [10, 10]  # two for each of five rows
-    close(answers, score(policy, batch, questions, ALL_ROWS)[1][[questions.index(question) for question in few]])
+    close(answers, read(policy, batch, queries, ALL_ROWS).answer_logprobs[[queries.index(query) for query in few]])
+
+
+@pytest.mark.parametrize("token_budget", [ONE_ROW, 180, ALL_ROWS])
+def test_positions_are_counted_where_they_are_forwarded(policy, trajectories, token_budget):
+    batch, forwarded = collate(trajectories, policy.pad_id), []
+    policy.model.register_forward_pre_hook(lambda module, args: forwarded.append(args[0].numel()))
+    queries = plan(policy, trajectories, 2).queries
+    few = [query for query in queries if query.row == 3]
+    for asked in (queries, few, []):
+        forwarded.clear()
+        positions = read(policy, batch, asked, token_budget).positions
+        assert positions["forwarded"] == sum(forwarded)
+        own = sum(query.answer.n_input_tokens for query in asked)  # a query that nobody asked is not useful
+        assert positions["useful"] == int(batch.lengths.sum()) + own
 
 
 def test_the_context_of_a_belief_ends_after_the_result(policy):
     pair = [build_trajectory(policy, [SEARCH, ANSWER], [result], sample=i) for i, result in enumerate((FOUND, NOTHING))]
-    _, beliefs, _ = InformationGain()(*ask(policy, pair)[2])
+    beliefs = PAPER.signal(ask(policy, pair, max_aliases=1)[2]).belief
     assert beliefs[0, 0] == beliefs[1, 0]
     assert abs(beliefs[0, 1] - beliefs[1, 1]) > 1e-5
 
 
 def test_no_more_than_the_first_eight_answers_are_asked_for(policy):
     answers = tuple(f"Varo {n}" for n in range(10))
-    plan = plan_beliefs([build_trajectory(policy, [ANSWER], [], answers=answers)], policy.tokenizer, WRAPPER, 8)
-    assert [q.answer for q in plan.questions] == [encode_answer(policy.tokenizer, a, WRAPPER) for a in answers[:8]]
+    trajectory = build_trajectory(policy, [ANSWER], [], answers=answers)
+    for aliases, n in (("first", 1), ("max", 8), ("mean", 8)):
+        asked = replace(PAPER.signal, aliases=aliases).answers
+        made = plan_beliefs([trajectory], torch.tensor([[0, 1]]), policy.tokenizer, WRAPPER, asked)
+        assert [q.answer for q in made.queries] == [encode_answer(policy.tokenizer, a, WRAPPER) for a in answers[:n]]
 
 
 def test_nothing_is_asked_where_no_signal_needs_it(policy, trajectories):
-    plan = plan_beliefs(trajectories, policy.tokenizer, WRAPPER, 0)
-    answers, alias_mask, state_mask = plan.spread(torch.zeros(0))
-    assert (plan.questions, answers.shape, alias_mask.shape) == ([], (5, 5, 0), (5, 0))
+    made = plan(policy, trajectories, 0)
+    answers, alias_mask, state_mask = made.scatter(torch.zeros(0))
+    assert (made.queries, answers.shape, alias_mask.shape) == ([], (5, 5, 0), (5, 0))
     assert not state_mask.any()
 
 
 def test_a_task_without_answer_is_refused_by_name(policy):
     open_ended = build_trajectory(policy, [ANSWER], [], group=4, answers=())
     with pytest.raises(ValueError, match=r"task task-4: .*model/signal=none"):
-        plan_beliefs([open_ended], policy.tokenizer, WRAPPER, 1)
+        score(policy, [open_ended], PAPER.signal.answers, WRAPPER, ALL_ROWS)
 
 
 # ---- Where the answer is ---------------------------------------------------------------------------------------------
@@ -202,8 +230,7 @@ def test_equal_contexts_of_a_group_are_scored_once(policy):
         for group in (0, 1)
         for sample, (actions, results) in enumerate(zip(branches, found, strict=True))
     ]
-    plan = plan_beliefs(both, policy.tokenizer, WRAPPER, 1)
-    assert len(plan.questions) == 2 * 4  # query · search · search, search · other
+    assert len(plan(policy, both, 1).queries) == 2 * 4  # query · search · search, search · other
     states = collate(both, 0).state_ids
     for group in (states[:4], states[4:]):
         query, after_search, after_two, after_other = group[0, 0], group[0, 1], group[2, 2], group[3, 1]
@@ -224,7 +251,8 @@ def same_first_turn(policy):
 
 @pytest.mark.parametrize("gain", ["prob", "log_prob"])
 def test_a_turn_taken_alike_by_all_stands_out_nowhere(policy, same_first_turn, gain):
-    gains, _, mask = InformationGain(gain=gain)(*ask(policy, same_first_turn, ONE_ROW)[2])
+    found = replace(PAPER.signal, gain=gain)(ask(policy, same_first_turn, ONE_ROW, 1)[2])
+    gains, mask = found.gain, found.gain_mask
     normalized = TurnGroup(resolution=0.0)(gains, mask, torch.zeros(4, dtype=torch.long))
     assert not normalized[:, 0].any()
     assert normalized[mask[:, 1], 1].abs().min() > 0
@@ -232,11 +260,11 @@ def test_a_turn_taken_alike_by_all_stands_out_nowhere(policy, same_first_turn, g
 
 def test_rounding_between_batches_is_no_spread(policy, same_first_turn):
     longer = build_trajectory(policy, [OTHER] * 5, [FOUND] * 5, group=1)
-    apart = [ask(policy, [t, longer][: 1 + i % 2])[2] for i, t in enumerate(same_first_turn)]
-    beliefs = torch.stack([InformationGain()(*answers)[1][0, :2] for answers in apart])
+    apart = [ask(policy, [t, longer][: 1 + i % 2], max_aliases=1)[2] for i, t in enumerate(same_first_turn)]
+    beliefs = torch.stack([PAPER.signal(seen).belief[0, :2] for seen in apart])
     gains, mask = beliefs.diff(dim=1), torch.ones(4, 1, dtype=torch.bool)
     assert gains.abs().max() > 0 and gains.max() - gains.min() < 1e-6
-    assert not TurnGroup()(gains, mask, torch.zeros(4, dtype=torch.long)).any()
+    assert not PAPER.credit.normalizer(gains, mask, torch.zeros(4, dtype=torch.long)).any()
 
 
 # ---- Log-probs -------------------------------------------------------------------------------------------------------
@@ -276,13 +304,14 @@ def test_the_first_step_after_a_rollout_has_ratio_one(policy, trajectories, rati
 
 @pytest.mark.parametrize("train", [False, True])
 def test_dropout_is_off_while_scoring_and_the_mode_comes_back(policy, trajectories, train):
-    _, expected, (answers, *_) = ask(policy, trajectories)
+    _, expected, seen = ask(policy, trajectories)
     for layer in policy.model.model.layers:
         layer.self_attn.attention_dropout = 0.5
     policy.model.train(train)
-    _, stats, (again, *_) = ask(policy, trajectories)
+    _, stats, again = ask(policy, trajectories)
     assert policy.model.training == train
-    assert torch.equal(stats.logprobs, expected.logprobs) and torch.equal(again, answers)
+    assert torch.equal(stats.logprobs, expected.logprobs)
+    assert torch.equal(again.answer_logprob, seen.answer_logprob)
 
 
 def test_eager_attention_gets_numbers_and_sdpa_gets_the_mask(policy):
@@ -295,6 +324,6 @@ def test_eager_attention_gets_numbers_and_sdpa_gets_the_mask(policy):
 
 
 def test_a_belief_is_at_most_one(policy, trajectories):
-    _, _, (answers, alias_mask, state_mask) = ask(policy, trajectories)
-    known = answers[state_mask[:, :, None] & alias_mask[:, None]]
+    _, _, seen = ask(policy, trajectories)
+    known = seen.answer_logprob[seen.state_mask[:, :, None] & seen.alias_mask[:, None]]
     assert -math.inf < known.min() and known.max() < 0

@@ -7,12 +7,9 @@ import time
 
 import pytest
 import torch
-from completions_server import CompletionsServer
 from hydra.utils import instantiate
 from peft import LoraConfig, get_peft_model
-from plain_engine import PlainEngine
 from test_engine import PROMPTS, assert_same, favour_end, play
-from tiny_runs import SHIPPED, SMALL, finish, start, table
 
 from a2tgpo.engines.vllm import VllmEngine, request_seed
 from a2tgpo.engines.weight_sync.ipc import IpcSync
@@ -23,7 +20,10 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.scoring.batch import collate
-from a2tgpo.scoring.score import score
+from a2tgpo.scoring.score import read
+from tests.helpers.completions_server import CompletionsServer
+from tests.helpers.plain_engine import PlainEngine
+from tests.helpers.tiny_runs import SHIPPED, SMALL, finish, start, table
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_each_turn_sends_the_exact_ids_of_the_episode_so_far(policy, engine, ser
 
 def test_served_logprobs_are_the_scored_ones(policy, engine):
     batch = collate(play(policy, engine, group_size=2), policy.pad_id)
-    scored = score(policy, batch, [], 100_000)[0].logprobs
+    scored = read(policy, batch, [], 100_000).tokens.logprobs
     torch.testing.assert_close(batch.rollout_logprobs, scored, rtol=0, atol=1e-5)
 
 

@@ -127,7 +127,7 @@ def test_the_paper_s_settings_are_carried(composed):
     config = composed("experiment=a2tgpo_qwen3_4b")
     model, data = config.model, config.data
     assert (data.module.prompts_per_iteration, data.module.group_size, data.module.mini_batch_prompts) == (64, 16, 8)
-    assert (data.environment.max_searches, data.environment.topk) == (6, 3)
+    assert (data.environment.max_calls, data.environment.tools.search.topk) == (6, 3)
     assert (model.clipper.eps_low, model.clipper.eps_high, model.clipper.beta) == (3e-3, 4e-3, 0.3)
     assert (model.optimizer.lr, model.optimizer.weight_decay, model.module.max_grad_norm) == (1e-6, 0.01, 1.0)
     assert (model.accumulator.gamma, model.combiner.alpha, model.module.kl_coef) == (1.0, 1.0, 0.0)

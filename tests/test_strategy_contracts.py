@@ -4,12 +4,16 @@ Padding is inert, permuting trajectories permutes the result, names of groups me
 compared give zeros, and only ratio and surrogate carry a gradient.
 """
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+
+from a2tgpo.rollouts.trajectory import Task
+from tests.helpers.observed import credit_inputs, observed, rows
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 MANDATORY = {"aggregation/token_sum_norm": {"max_length": 16}}
@@ -148,29 +152,39 @@ def test_combiner_does_not_see_padding_and_follows_permutation(name, turns):
 PARTS = {"outcome": "z", "normalizer": "turn_group", "accumulator": "variance_rescaled", "combiner": "additive"}
 
 
-@each("credit")
-def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
+def load_credit(name):
     files = {group: OmegaConf.load(CONFIGS / group / f"{stem}.yaml") for group, stem in PARTS.items()}
     config = OmegaConf.create({"model": files | {"credit": OmegaConf.load(CONFIGS / f"{name}.yaml")}})
-    credit = instantiate(config.model.credit)
+    return instantiate(config.model.credit)
+
+
+@each("credit")
+def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
+    credit = load_credit(name)
     gain, turn_mask = turns
     gain_mask = turn_mask & wider(turn_mask[:, 1:], False, 1)
-    outcome, belief, states = rand(B), rand(B, T + 1), torch.arange(B * T).view(B, T)
-    normalized, advantage = credit(gain, belief, gain_mask, turn_mask, outcome, GROUPS, states)
-    assert not normalized[~gain_mask].any() and not advantage[~turn_mask].any() and advantage[turn_mask].all()
-    padded = credit(
-        wider(hide(gain, gain_mask), torch.nan),
-        wider(belief, 0.0),
-        wider(gain_mask, False),
-        wider(turn_mask, False),
-        outcome,
-        GROUPS,
-        wider(states, 0),
+    inputs = replace(credit_inputs(gain, gain_mask, turn_mask, rand(B), GROUPS), belief=rand(B, T + 1))
+    outputs = credit(inputs)
+    assert not outputs.normalized_gain[~gain_mask].any() and not outputs.advantage[~turn_mask].any()
+    assert outputs.advantage[turn_mask].all() and not outputs.turn_credit[~turn_mask].any()
+    padded = replace(
+        inputs,
+        gain=wider(hide(gain, gain_mask), torch.nan),
+        belief=wider(inputs.belief, 0.0),
+        gain_mask=wider(gain_mask, False),
+        turn_mask=wider(turn_mask, False),
+        state_ids=wider(inputs.state_ids, 0),
     )
-    permuted = [x[ORDER] for x in (gain, belief, gain_mask, turn_mask, outcome, GROUPS, states)]
-    for result, wide, moved in zip((normalized, advantage), padded, credit(*permuted), strict=True):
-        same(wide, wider(result, 0.0))
-        same(moved, result[ORDER])
+    for field in fields(outputs):
+        result = getattr(outputs, field.name)
+        same(getattr(credit(padded), field.name), wider(result, 0.0))
+        same(getattr(credit(rows(inputs, ORDER)), field.name), result[ORDER])
+
+
+@each("credit", "normalizer", "outcome")
+def test_a_stage_says_whether_it_compares_trajectories_of_a_prompt(name):
+    stage = load_credit(name) if name.startswith("credit/") else load(name)
+    assert stage.compares_trajectories == (name.split("/")[1] not in NOT_PER_PROMPT)
 
 
 # ---- clippers --------------------------------------------------------------------------------------------------------
@@ -256,9 +270,12 @@ def test_aggregation_weighs_action_tokens_only(name, tokens):
 # ---- signals ---------------------------------------------------------------------------------------------------------
 
 
+TASK = Task("t", "q", ("a", "b", "c"))
+
+
 def signal_inputs(signal):
-    """Answer log-probs for as many aliases as the signal asks for; the last alias of two rows is padding."""
-    aliases = signal.max_aliases
+    """Answer log-probs for as many aliases as the signal asks for; the last aliases of two rows are padding."""
+    aliases = len(signal.answers(TASK))
     alias_mask = torch.ones(B, aliases, dtype=torch.bool)
     alias_mask[:2, 1:] = False
     state_mask = torch.arange(T + 1) < torch.tensor([5, 3, 4, 1, 2, 5])[:, None]
@@ -269,20 +286,21 @@ def signal_inputs(signal):
 def test_signal_does_not_see_padding_and_follows_permutation(name):
     signal = load(name)
     logprob, alias_mask, state_mask = signal_inputs(signal)
-    result = signal(logprob, alias_mask, state_mask)
-    gain, belief, gain_mask = result
-    assert gain.shape == gain_mask.shape == (B, T) and belief.shape == (B, T + 1)
-    assert ((belief >= 0) & (belief <= 1)).all() and not belief[~state_mask].any()
-    assert not gain[~gain_mask].any() and not (gain_mask & ~state_mask[:, 1:]).any()
+    gains = signal(observed(logprob, alias_mask, state_mask))
+    assert gains.gain.shape == gains.gain_mask.shape == (B, T) and gains.belief.shape == (B, T + 1)
+    assert ((gains.belief >= 0) & (gains.belief <= 1)).all() and not gains.belief[~state_mask].any()
+    assert not gains.gain[~gains.gain_mask].any() and not (gains.gain_mask & ~state_mask[:, 1:]).any()
 
     counts = state_mask[:, :, None] & alias_mask[:, None, :]
-    moved = signal(logprob[ORDER], alias_mask[ORDER], state_mask[ORDER])
-    hidden = signal(hide(logprob, counts), alias_mask, state_mask)
-    wide = signal(torch.nn.functional.pad(logprob, (0, 0, 0, 3)), alias_mask, wider(state_mask, False))
-    for value, permuted, concealed, padded in zip(result, moved, hidden, wide, strict=True):
-        same(permuted, value[ORDER])
-        same(concealed, value)
-        same(padded, wider(value, 0))
+    moved = signal(observed(logprob[ORDER], alias_mask[ORDER], state_mask[ORDER]))
+    hidden = signal(observed(hide(logprob, counts), alias_mask, state_mask))
+    deeper = torch.nn.functional.pad(logprob, (0, 0, 0, 3))
+    wide = signal(observed(deeper, alias_mask, wider(state_mask, False)))
+    for field in fields(gains):
+        value = getattr(gains, field.name)
+        same(getattr(moved, field.name), value[ORDER])
+        same(getattr(hidden, field.name), value)
+        same(getattr(wide, field.name), wider(value, 0))
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
@@ -302,5 +320,6 @@ def test_credit_carries_no_gradient(name, turns):
         results = strategy(reward)
     else:
         logprob, alias_mask, state_mask = signal_inputs(strategy)
-        results = strategy(logprob.requires_grad_(), alias_mask, state_mask)
+        gains = strategy(observed(logprob.requires_grad_(), alias_mask, state_mask))
+        results = [gains.gain, gains.belief]
     assert not any(result.requires_grad for result in results)

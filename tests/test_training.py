@@ -11,9 +11,9 @@ import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
 import train
+from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -48,7 +48,7 @@ def test_experiment_runs_end_to_end(composed, policy_dir, tmp_path, name):
     train.train(composed(f"experiment={name}", *SMALL, "trainer.max_epochs=1", f"paths.policy_dir={policy_dir}"))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["experiment"] == name and summary["iterations"] == 1 and summary["optimizer_steps"] == 2
-    assert {"val/em/start", "val/em/final", "test/em"} <= set(summary) and "interrupted" not in summary
+    assert {"val/success/start", "val/success/final", "test/success"} <= set(summary) and "interrupted" not in summary
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -145,7 +145,7 @@ def test_interrupted_process_leaves_checkpoint_and_summary(policy_dir, tmp_path,
     directory = tables[0].parent
     summary = json.loads((directory / "summary.json").read_text())
     assert process.returncode == code, output
-    assert summary["interrupted"] == name and summary["iterations"] >= 2 and "val/em/final" in summary
+    assert summary["interrupted"] == name and summary["iterations"] >= 2 and "val/success/final" in summary
     complete = checkpoint(directory)["global_step"] / 2  # the signal may come just before the newest is saved
     assert complete in (summary["iterations"], summary["iterations"] - 1)
 
@@ -163,7 +163,7 @@ class Watch(Callback):
         self.seen.append((trainer.global_step, steps))
 
 
-def test_checkpoints_are_made_at_the_borders_of_rollout_sets_only(run, policy_dir):
+def test_checkpoints_are_made_between_iterations_only(run, policy_dir):
     Watch.seen.clear()
     watch = "+callbacks.watch._target_=test_training.Watch"
     directory = run("a", f"paths.policy_dir={policy_dir}", watch)
@@ -174,14 +174,14 @@ def test_checkpoints_are_made_at_the_borders_of_rollout_sets_only(run, policy_di
 
 def test_best_keeps_the_earlier_of_equals(run, policy_dir):
     directory = run("a", f"paths.policy_dir={policy_dir}")  # the random policy never answers: 0 three times
-    assert [row["val/em"] for row in table(directory)] == ["0.0"] * 4
+    assert [row["val/success"] for row in table(directory)] == ["0.0"] * 4
     assert checkpoint(directory, "best")["global_step"] == 2
 
 
 def test_run_that_never_validates_still_ends_well(run, policy_dir):
     directory = run("a", f"paths.policy_dir={policy_dir}", "trainer.check_val_every_n_epoch=10")
     summary = json.loads((directory / "summary.json").read_text())
-    assert "test/em" in summary and "val/em/final" not in summary
+    assert "test/success" in summary and "val/success/final" not in summary
     assert checkpoint(directory)["global_step"] == 6
 
 
@@ -209,10 +209,10 @@ def test_summary_is_flat_and_complete(finished):
     assert all(isinstance(value, int | float) for key, value in summary.items() if key != "experiment")
     assert summary["experiment"] == "a2tgpo" and summary["seed"] == 0
     assert summary["iterations"] == 3 and summary["optimizer_steps"] == 6
-    wanted = [f"val/em/{which}" for which in ("start", "best", "final")] + ["test/em"]
+    wanted = [f"val/success/{which}" for which in ("start", "best", "final")] + ["test/success"]
     wanted += [f"seconds/{phase}" for phase in ("total", "rollout", "scoring", "update")]
     assert set(wanted) <= set(summary)
-    assert summary["val/em/best"] == max(float(row["val/em"]) for row in table(finished)[1:])
+    assert summary["val/success/best"] == max(float(row["val/success"]) for row in table(finished)[1:])
     assert summary["tokens/forwarded"] == sum(float(row["tokens/forwarded"]) for row in table(finished)[1:])
     assert summary["tokens/forwarded"] > summary["tokens/useful"] > 0
     learning = summary["seconds/scoring"] + summary["seconds/update"]
@@ -222,7 +222,7 @@ def test_summary_is_flat_and_complete(finished):
 def test_table_has_a_row_for_the_start_and_every_iteration(finished):
     rows = table(finished)
     assert [row["iteration"] for row in rows] == ["0", "1", "2", "3"]
-    assert rows[0]["val/em"] != "" and rows[0]["update/loss"] == ""
+    assert rows[0]["val/success"] != "" and rows[0]["update/loss"] == ""
     assert all(float(row["update/first_step_max_log_ratio"]) <= 1e-5 for row in rows[1:])
     assert float(rows[1]["policy/rollout_gap_max"]) <= 1e-5
     # training sharpens the logits: by a processor's rounding single improbable tokens move more, their mean does not
@@ -237,7 +237,9 @@ def test_rollout_files_hold_turns_with_their_credit_and_old_ones_go(finished):
         assert len(made) == 16
         for line in made:
             turns = len(line["turns"])
-            assert all(len(line[key]) == turns for key in ("gain", "normalized", "advantage", "clip_low", "clip_high"))
+            assert all(
+                len(line[key]) == turns for key in ("gain", "normalized_gain", "advantage", "clip_low", "clip_high")
+            )
             process = sum(bool(turn["observation_ids"]) for turn in line["turns"])
             assert sum(line["has_gain"]) == process and len(line["belief"]) == process + 1
             assert all(len(turn["action_ids"]) == len(turn["action_logprobs"]) for turn in line["turns"])
@@ -247,9 +249,11 @@ def test_rollout_files_hold_turns_with_their_credit_and_old_ones_go(finished):
 def test_tensorboard_has_scalars_histograms_and_transcripts(finished):
     events = EventAccumulator(str(finished / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     tags = events.Tags()
-    scalars = {"update/loss", "credit/gain/turn_1/mean", "val/em", "seconds/rollout", "tokens/per_second"}
+    scalars = {"update/loss", "credit/gain/turn_1/mean", "val/success", "seconds/rollout", "tokens/per_second"}
     assert scalars <= set(tags["scalars"])
-    assert {f"credit/{name}" for name in ("gain", "normalized", "advantage", "clip_scale")} == set(tags["histograms"])
+    assert {f"credit/{name}" for name in ("gain", "normalized_gain", "advantage", "clip_scale")} == set(
+        tags["histograms"]
+    )
     assert "transcripts/text_summary" in tags["tensors"]
     text = events.Tensors("transcripts/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "policy: " in text and "reward " in text and "accepted: " in text

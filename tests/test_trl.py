@@ -11,7 +11,6 @@ import pytest
 import torch
 from datasets import Dataset
 from hydra.utils import instantiate
-from tiny_runs import SHIPPED, finish
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
@@ -19,12 +18,13 @@ from a2tgpo.embedded.questions import QuestionMix
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
 from a2tgpo.embedded.world import WorldSize
 from a2tgpo.environments.matching import exact_match
-from a2tgpo.integrations.trl import A2TGPOTrainer
+from a2tgpo.integrations.trl import CREDIT, A2TGPOTrainer
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.method import PAPER
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
+from tests.helpers.tiny_runs import SHIPPED, finish
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
 
@@ -133,9 +133,12 @@ def test_two_steps_of_trl_call_the_tool_and_move_the_weights(run):
 
 def test_turns_of_one_trajectory_differ_in_advantage_and_in_bounds(run):
     _, batch, _ = run
-    for name in ("advantages", "clip_low", "clip_high"):
-        assert any(len(row[turns >= 0].unique()) > 1 for row, turns in zip(batch[name], batch["turn_ids"], strict=True))
-        assert (batch[name][batch["turn_ids"] < 0] == 0).all()
+    n_turns = batch["turn_ids"].amax(1) + 1
+    for name in ("advantage", "clip_low", "clip_high"):
+        values = batch[f"{CREDIT}{name}"]
+        assert any(len(row[:n].unique()) > 1 for row, n in zip(values, n_turns.tolist(), strict=True))
+    turns = torch.arange(batch[f"{CREDIT}advantage"].shape[1])
+    assert (batch[f"{CREDIT}advantage"][turns >= n_turns[:, None]] == 0).all()
 
 
 def rows_of(trainer, *numbers):
@@ -172,7 +175,9 @@ def test_the_loss_is_the_one_of_the_module(tmp_path, learner, kl_coef):
     output = trainer._generate_and_score_completions(rows)
     learner.model.load_state_dict(trainer.model.state_dict())
     trajectories = trainer.trajectories(rows, output, output["turn_ids"])
-    batch = learner.weigh(learner.give_credit(learner.score(trajectories)[0])[0])
+    batch = learner.prepare(trajectories, 0)
+    weight = learner.method.weigh(batch.turn_ids, batch.old_logprobs, batch.rollout_logprobs)
+    batch = replace(batch, loss_weight=weight)
     assert trainer._compute_loss(trainer.model, output).isfinite()
     assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] == 0  # every ratio starts at 1
     nudge(trainer.model)
@@ -201,8 +206,8 @@ def test_two_prompts_are_credited_apart(tmp_path):
     trajectories = trainer.trajectories(rows, output, output["turn_ids"])
     assert [t.group for t in trajectories] == [0] * 8 + [1] * 8
     together, alone = trainer.credit(trajectories), trainer.credit(trajectories[8:])
-    turns = alone["advantages"].shape[1]
-    torch.testing.assert_close(together["advantages"][8:, :turns], alone["advantages"], atol=1e-4, rtol=0)
+    turns = alone.advantage.shape[1]
+    torch.testing.assert_close(together.advantage[8:, :turns], alone.advantage, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -227,12 +232,11 @@ def test_a_row_without_accepted_answers_is_named(tmp_path):
 TWO_PROCESSES = """
 import os
 import torch
-from test_trl import make_trainer
+from tests.test_trl import CREDIT, make_trainer
 trainer = make_trainer("unused", per_device_train_batch_size=4, ddp_backend="gloo")
 trainer.train()
 batch, weights = trainer._buffered_inputs[0], sum(p.double().sum() for p in trainer.model.parameters())
-own = batch["turn_ids"] >= 0
-found = (trainer._outcome.tolist(), float(weights), batch["advantages"][own].abs().max().item())
+found = (trainer._outcome.tolist(), float(weights), batch[f"{CREDIT}advantage"].abs().max().item())
 os.write(1, " ".join(["RANK", *map(str, found)]).encode() + b"\\n")  # in one piece: two ranks share the pipe
 """
 
@@ -240,7 +244,7 @@ os.write(1, " ".join(["RANK", *map(str, found)]).encode() + b"\\n")  # in one pi
 @pytest.mark.slow
 def test_a_group_that_two_processes_share_is_credited_as_one(tmp_path):
     (tmp_path / "run.py").write_text(TWO_PROCESSES)
-    environment = os.environ | {"PYTHONPATH": f"{SOURCE}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{SOURCE}:{SOURCE.parent}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "run.py"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)

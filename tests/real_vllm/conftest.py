@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import ROOT, SHIPPED
 
-from a2tgpo.engines.http_client import HttpClient, Unavailable
+from a2tgpo.system.http_client import HttpClient, Unavailable
+from tests.helpers.tiny_runs import ROOT, SHIPPED
 
 STARTUP = 240
 """Seconds in which a server must have come up."""
@@ -46,7 +46,7 @@ class VllmServer:
     def answers(self) -> bool:
         """Does it say which models it has?"""
         try:
-            return bool(HttpClient(self.url, 5.0).get("/v1/models"))
+            return bool(HttpClient(self.url, 5.0, "data.engine", max_connections=1).get("/v1/models"))
         except Unavailable:
             return False
 

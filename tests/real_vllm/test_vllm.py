@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from hydra.utils import instantiate
-from tiny_runs import ROOT, SMALL, fit
 
-from a2tgpo.engines.http_client import HttpClient, Unavailable
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.weight_sync.ipc import update_info
 from a2tgpo.engines.weight_sync.nccl import init_info
@@ -19,6 +17,8 @@ from a2tgpo.engines.weight_sync.weights import description
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import token_stats
+from a2tgpo.system.http_client import HttpClient, Unavailable
+from tests.helpers.tiny_runs import ROOT, SMALL, fit
 
 pytestmark = pytest.mark.vllm
 LORA = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter")
@@ -208,7 +208,8 @@ def test_what_nccl_sends_is_what_vllm_reads():
 
 
 def test_an_offer_through_ipc_is_understood_as_far_as_a_machine_without_cuda_can(vllm):
-    server, weights = HttpClient(vllm.url, 60.0), {"model.norm.weight": torch.ones(128)}
+    server = HttpClient(vllm.url, 60.0, "data.engine", max_connections=1)
+    weights = {"model.norm.weight": torch.ones(128)}
     server.post("/init_weight_transfer_engine", {"init_info": {"packed": False}})
     server.post("/start_weight_update", {})
     with pytest.raises(Unavailable, match="Torch not compiled with CUDA enabled"):

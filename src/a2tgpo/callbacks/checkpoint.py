@@ -1,4 +1,4 @@
-"""Checkpoints at the borders of rollout sets, where a run can be taken up again."""
+"""Checkpoints between iterations, where a run can be taken up again."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class BoundaryCheckpoint(ModelCheckpoint):
-    """`last.ckpt` before the first and after every rollout set, `best.ckpt` by validation (ties: the earlier).
+    """`last.ckpt` before the first and after every iteration, `best.ckpt` by validation (ties: the earlier).
 
-    In the middle of a rollout set nothing is saved: the policy has moved on, the set could not be made again.
+    In the middle of an iteration nothing is saved: the policy has moved on, its rollouts could not be made again.
     """
 
     def __init__(self, dirpath: str, monitor: str, mode: str) -> None:

@@ -1,26 +1,31 @@
-"""TensorBoard histograms of what turns were given."""
+"""Histograms of what turns were given."""
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
+
+from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.callbacks.rich_logging import log_histogram
 
 
 class Histograms(Callback):
-    """Gain, îg, Â and clip scale (relative to a turn without gain), every `every` iterations."""
+    """Gain, îg, Â and clip scale (relative to a turn without gain), every `every` iterations.
+
+    They go to every logger that takes histograms (see `rich_logging`); others are passed over.
+    """
 
     def __init__(self, every: int) -> None:
         self.every = every
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Write the histograms of this iteration's rollout set."""
-        iteration = trainer.current_epoch + 1
-        if iteration % self.every or trainer.logger is None or not trainer.is_global_zero:
+        if (trainer.current_epoch + 1) % self.every or not trainer.is_global_zero:
             return
-        batch = pl_module.rollout_batch
-        neutral, _ = pl_module.clipper(batch.normalized.new_zeros(1, 1))
+        batch, credit = pl_module.rollout_batch, pl_module.rollout_batch.credit
+        neutral, _ = pl_module.method.clipper(credit.normalized_gain.new_zeros(1, 1))
         for name, values, mask in (
-            ("gain", batch.gain, batch.gain_mask),
-            ("normalized", batch.normalized, batch.gain_mask),
-            ("advantage", batch.advantage, batch.turn_mask),
-            ("clip_scale", batch.clip_low / neutral, batch.turn_mask & batch.clip_low.isfinite()),
+            ("gain", credit.gain, credit.gain_mask),
+            ("normalized_gain", credit.normalized_gain, credit.gain_mask),
+            ("advantage", credit.advantage, batch.turn_mask),
+            ("clip_scale", credit.clip_low / neutral, batch.turn_mask & credit.clip_low.isfinite()),
         ):
             if mask.any():
-                trainer.logger.experiment.add_histogram(f"credit/{name}", values[mask], iteration)
+                log_histogram(trainer.loggers, f"credit/{name}", values[mask], trainer.global_step)

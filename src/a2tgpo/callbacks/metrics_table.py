@@ -1,15 +1,18 @@
 """metrics.csv: one row an iteration."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
+
+from a2tgpo.callbacks.protocols import ObservedLearner
 
 
 class MetricsTable(Callback):
     """Writes the numbers of every iteration to `path`; a resumed run goes on in the same file.
 
-    Row 0 is the start, row i the state after i rollout sets. Validation figures stand in the rows that had one;
+    Row 0 is the initial policy, row i the state after i iterations. Validation figures stand in the rows that had one;
     timings are the columns `seconds/*`.
     """
 
@@ -18,7 +21,7 @@ class MetricsTable(Callback):
         self.rows: dict[int, dict[str, float | str]] = {}
         self.validation: dict[str, float] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Keep the rows an earlier part of the run has written up to here."""
         if self.path.is_file():
             with self.path.open(newline="") as file:
@@ -26,18 +29,18 @@ class MetricsTable(Callback):
             self.rows = {i: {k: v for k, v in row.items() if v != ""} for i, row in rows.items()} | self.rows
         self.rows = {i: row for i, row in self.rows.items() if i <= trainer.current_epoch}
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Remember the validation of this iteration; the one before training is row 0."""
         self.validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if trainer.state.fn == "validate":
             self._write(trainer, 0, {})
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Write the iteration's row."""
         seconds = {f"seconds/{phase}": s for phase, s in pl_module.seconds.items()}
-        self._write(trainer, trainer.current_epoch + 1, pl_module.metrics | seconds)
+        self._write(trainer, trainer.current_epoch + 1, {**pl_module.metrics, **seconds})
 
-    def _write(self, trainer: Trainer, iteration: int, metrics: dict[str, float]) -> None:
+    def _write(self, trainer: Trainer, iteration: int, metrics: Mapping[str, float]) -> None:
         self.rows[iteration] = {"iteration": iteration, **metrics, **self.validation}
         self.validation = {}
         if trainer.is_global_zero:

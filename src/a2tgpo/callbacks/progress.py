@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
+
+from a2tgpo.callbacks.protocols import ObservedLearner
 
 
 class TrainingProgress(Callback):
@@ -19,7 +21,7 @@ class TrainingProgress(Callback):
         self.bar: Progress | None = None
         self.validated = ""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Draw the bar."""
         if not trainer.is_global_zero or not self.console.is_terminal:
             return
@@ -37,18 +39,18 @@ class TrainingProgress(Callback):
         self.bar.start()
         pl_module.phases.on_start = lambda phase: self._update(phase=phase)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Keep the newest validation figure in sight."""
-        self.validated = f"val EM {float(trainer.callback_metrics['val/em']):.3f}"
+        self.validated = f"val success {float(trainer.callback_metrics['val/success']):.3f}"
         if trainer.state.fn == "validate" and trainer.is_global_zero:
             self.console.print(f"run directory: {trainer.default_root_dir}", soft_wrap=True)
             self.console.print(f"start: {self.validated}")
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Move on by one iteration."""
         iteration, m = trainer.current_epoch + 1, pl_module.metrics
         line = (
-            f"{self.validated}  train EM {m['train/em']:.3f}  reward {m['train/reward']:+.2f}  "
+            f"{self.validated}  train success {m['train/success']:.3f}  reward {m['train/reward']:+.2f}  "
             f"turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.3f}"
         )
         if failures := m.get("train/tool_failures"):
@@ -63,13 +65,13 @@ class TrainingProgress(Callback):
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], **fields)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Leave the terminal tidy."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: ObservedLearner, exception: BaseException) -> None:
         """Leave the terminal tidy and say how to go on."""
         self.on_train_end(trainer, pl_module)
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | SIGTERMException):

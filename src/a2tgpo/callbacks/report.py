@@ -9,13 +9,13 @@ from rich.table import Table
 
 
 def print_report(run_dir: Path, overrides: Sequence[str]) -> None:
-    """Start, best and final validation EM, test EM, where everything is, and what to try next: with the `overrides` of
-    this run that say which model and data it is about. A debugging run leads to nothing."""
+    """Success in validation and in the test, where everything is, and what to try next: with the `overrides` of this
+    run that say which model and data it is about. A debugging run leads to nothing."""
     summary = json.loads((run_dir / "summary.json").read_text())
-    table = Table(title=f"{summary['experiment']}, seed {summary['seed']}")
-    columns = {"start": "val/em/start", "best": "val/em/best", "final": "val/em/final", "test (best)": "test/em"}
+    table = Table(title=f"success of {summary['experiment']}, seed {summary['seed']}")
+    columns = {name: f"val/success/{name}" for name in ("start", "best", "final")} | {"test (best)": "test/success"}
     for name in columns:
-        table.add_column(f"{name} EM", justify="right")
+        table.add_column(name, justify="right")
     table.add_row(*(f"{summary[key]:.3f}" if key in summary else "–" for key in columns.values()))
     console = Console()
     console.print(table)

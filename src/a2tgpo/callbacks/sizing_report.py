@@ -1,13 +1,14 @@
-"""The arithmetic of the real model, printed after a run with a shrunk one."""
+"""The arithmetic of the real model, printed after a run with a toy model."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from peft import LoraConfig
 from rich.console import Console
 from rich.table import Table
 
+from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.dry_run.footprint import GIB, USABLE, Hardware, Plan, memory, peak, seconds, tokens
 from a2tgpo.dry_run.toy_models import parameter_counts
 
@@ -28,12 +29,12 @@ class SizingReport(Callback):
         self.architecture, self.hardware, self.lora = architecture, hardware, lora
         self.gradient_checkpointing = gradient_checkpointing
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Print the tables."""
         if trainer.is_global_zero:
             self.print_report(self.plan(trainer.datamodule.real, pl_module), Console())
 
-    def plan(self, real: Mapping[str, Any], learner: LightningModule) -> Plan:
+    def plan(self, real: Mapping[str, Any], learner: ObservedLearner) -> Plan:
         """The counts of the real run: `real` are the settings of its data module."""
         return Plan(
             prompts=real["prompts_per_iteration"],
@@ -53,7 +54,7 @@ class SizingReport(Callback):
         """Memory first, then what an iteration has to do."""
         parameters, trained = parameter_counts(self.architecture, self.lora)
         used = memory(self.architecture, parameters, trained, plan)
-        room, hardware = self.hardware.memory_gib * GIB, self.hardware
+        hardware = self.hardware
         table = Table(
             title=f"{parameters / 1e9:.2f} B parameters, {trained / 1e9:.3f} B trained, on one {hardware.name}"
         )
@@ -67,7 +68,7 @@ class SizingReport(Callback):
         console.print(table)
         console.print(
             "fits"
-            if peak(used) <= USABLE * room
+            if peak(used) <= USABLE * hardware.memory_gib * GIB
             else "does not fit: an adapter, smaller micro-batches or fewer sessions"
         )
         table = Table(title=f"one iteration on {hardware.devices} × {hardware.name}, episodes at their limits")

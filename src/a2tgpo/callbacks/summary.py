@@ -4,7 +4,9 @@ import json
 import time
 from pathlib import Path
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
+
+from a2tgpo.callbacks.protocols import ObservedLearner
 
 NOT_TAKEN_OVER = ("seconds/", "tokens/per_second", "test/", "interrupted")
 """What a resumed run finds out anew."""
@@ -23,11 +25,11 @@ class Summary(Callback):
         self.earlier_seconds: dict[str, float] = {}
         self.begun = False
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """From here on there is something to report."""
         self.begun = True
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Take up an earlier part of the run."""
         self.begun = True
         if trainer.ckpt_path is not None and self.path.is_file():
@@ -35,17 +37,16 @@ class Summary(Callback):
             self.earlier_seconds = {k: v for k, v in earlier.items() if k.startswith("seconds/")}
             self.values = {k: v for k, v in earlier.items() if not k.startswith(NOT_TAKEN_OVER)} | self.values
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start, best and final validation figures."""
-        for name in ("em", "f1"):
-            value = float(trainer.callback_metrics[f"val/{name}"])
-            if trainer.state.fn == "validate":
-                self.values[f"val/{name}/start"] = value
-            else:
-                self.values[f"val/{name}/best"] = max(value, self.values.get(f"val/{name}/best", 0.0))
-                self.values[f"val/{name}/final"] = value
+    def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
+        """Success in validation: of the initial policy, the best and the final one."""
+        success = float(trainer.callback_metrics["val/success"])
+        if trainer.state.fn == "validate":
+            self.values["val/success/start"] = success
+        else:
+            self.values["val/success/best"] = max(success, self.values.get("val/success/best", 0.0))
+            self.values["val/success/final"] = success
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Remember how far training came."""
         iterations, key = trainer.current_epoch + 1, "update/clip_fraction"
         mean, new = self.values.get(key, 0.0), pl_module.metrics[key]
@@ -57,22 +58,22 @@ class Summary(Callback):
         for name in ("tokens/forwarded", "tokens/useful"):
             self.values[name] = self.values.get(name, 0) + int(pl_module.metrics[name])
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Figures of the test split."""
         self.values |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
         self.write(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Write what is known after training."""
         self.write(trainer, pl_module)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: ObservedLearner, exception: BaseException) -> None:
         """Write what is known, and why it ends here; a run that never began leaves an earlier summary alone."""
         self.values["interrupted"] = type(exception).__name__
         if self.begun:
             self.write(trainer, pl_module)
 
-    def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def write(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Write the file."""
         seconds = {"total": time.perf_counter() - self.began, **pl_module.phases.seconds}
         timings = {f"seconds/{k}": v + self.earlier_seconds.get(f"seconds/{k}", 0.0) for k, v in seconds.items()}

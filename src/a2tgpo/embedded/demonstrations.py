@@ -11,7 +11,7 @@ import numpy as np
 
 from a2tgpo.embedded.questions import COMPARISON, query
 from a2tgpo.embedded.world import RELATIONS, World
-from a2tgpo.environments.search_qa import SearchQA
+from a2tgpo.rollouts.protocols import Environment
 from a2tgpo.rollouts.trajectory import Task
 
 
@@ -42,14 +42,14 @@ def answer_action(answer: str) -> str:
 def demonstrate(
     task: Task,
     world: World,
-    environment: Callable[[Task], SearchQA],
+    environment: Callable[[Task], Environment],
     habits: Habits,
     rng: np.random.Generator,
 ) -> list[tuple[str, str]]:
     """Play one episode; returns its (action, observation) texts."""
     episode = environment(task)
     turns: list[tuple[str, str]] = []
-    searches = list(task.searches)
+    searches = list(task.reference_calls)
     if task.kind == COMPARISON and rng.random() < 0.5:
         searches[:2] = reversed(searches[:2])
     known, last_search, found = 0, None, None

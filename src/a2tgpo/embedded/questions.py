@@ -89,6 +89,6 @@ def _task(world: World, question: str, kind: str, answer: str, path: list[tuple[
     return {
         "question": question,
         "answers": answers,
-        "searches": tuple(query(relation, subject) for subject, relation in path),
+        "reference_calls": tuple(query(relation, subject) for subject, relation in path),
         "evidence": tuple(world.passages[subject, relation] for subject, relation in path),
     }

@@ -9,19 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from a2tgpo.engines.http_client import HttpClient, Refused, RetryBudget, Unavailable
 from a2tgpo.engines.weight_sync.protocols import WeightSync
 from a2tgpo.engines.weight_sync.weights import Served, weights_mark, whole_weights
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.system.distributed import gather, rank_and_world_size
+from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavailable
+
+FIRST_DELAY, LONGEST_DELAY = 0.25, 8.0
+"""Seconds between two tries: doubled from the first to the longest."""
 
 
 class VllmEngine:
     """Sends all ids of an episode with every action; the server's prefix cache makes that cheap.
 
-    The sessions stay here, so that a server that dies and comes back within `patience` seconds costs time only: the
-    weights are pushed again and the open requests are sent again. Noise is keyed by a seed a request.
+    The sessions stay here, so that a server that dies and comes back within its retry budget (`patience` seconds) costs
+    time only: the weights are pushed again and the open requests are sent again. Noise is keyed by a seed a request.
     """
 
     def __init__(
@@ -40,7 +43,8 @@ class VllmEngine:
             raise ValueError(f"data.engine.patience={patience}: expected seconds >= 0")
         if max_concurrency < 1:
             raise ValueError(f"data.engine.max_concurrency={max_concurrency}: expected at least 1")
-        self.server, self.base, self.weight_sync = HttpClient(url, timeout), model, weight_sync
+        self.server = HttpClient(url, timeout, "data.engine", max_concurrency)
+        self.base, self.weight_sync = model, weight_sync
         self.max_staleness, self.patience = max_staleness, patience
         self.staleness = 0
         """Iterations, of several optimizer steps each, that the served weights lag behind the policy."""
@@ -85,14 +89,28 @@ class VllmEngine:
         return pushed
 
     def _retry(self, action: Callable[[HttpClient, Served], None], served: Served) -> None:
-        patience = RetryBudget(self.server.url, self.patience)
+        budget = self._retry_budget()
         while True:
             try:
                 return action(self.server, served)
             except Unavailable as error:
                 if error.status == 500:  # a setting that the server was started without, not a moment of weakness
                     raise ValueError(f"data.engine.url={self.server.url}: weights were not taken; {error}") from error
-                time.sleep(patience.wait(error))
+                time.sleep(self._pause(budget, error))
+
+    def _retry_budget(self) -> RetryBudget:
+        return RetryBudget(self.patience, FIRST_DELAY, LONGEST_DELAY)
+
+    def _pause(self, budget: RetryBudget, error: Unavailable) -> float:
+        """Seconds until the next try. Raises ValueError where the retry budget is spent."""
+        delay = budget.pause()
+        if delay is None:
+            raise ValueError(
+                f"data.engine.url={self.server.url}: no answer for {self.patience:g} s (data.engine.patience); "
+                f"last {error}; expected a running server: start it again, then go on from the last checkpoint with "
+                "ckpt_path"
+            ) from error
+        return delay
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
@@ -101,18 +119,18 @@ class VllmEngine:
         return [list(prompt_ids) for _ in range(n)]
 
     async def extend(self, session: list[int], new_ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Read `new_ids`, then sample until a stop text, an end token or the token limit.
+        """Read `new_ids`, then sample until a stop string, an end token or the token limit.
 
-        Raises ValueError where the server refuses, or is silent for longer than `patience`.
+        Raises ValueError where the server refuses, or is silent for longer than the retry budget.
         """
         session += new_ids
-        body, patience = self._request(session, sampling), RetryBudget(self.server.url, self.patience)
+        body, budget = self._request(session, sampling), self._retry_budget()
         while True:
             try:
                 completion = await asyncio.get_running_loop().run_in_executor(self._threads, self._complete, body)
                 break
             except Unavailable as error:
-                await asyncio.sleep(patience.wait(error))
+                await asyncio.sleep(self._pause(budget, error))
         session += completion.ids
         return completion
 

@@ -1,4 +1,4 @@
-"""How an environment and a policy speak with each other: tools, actions, dialects."""
+"""How an environment and a policy speak with each other: tools, actions, dialects, judges."""
 
 from __future__ import annotations
 
@@ -7,24 +7,41 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from a2tgpo.rollouts.protocols import Chat
+from a2tgpo.rollouts.trajectory import Task
+
+Argument = str | int | float | bool
+"""What a tool can be called with."""
+
+
+class ToolError(ValueError):
+    """A tool's own words for why it failed, as the policy shall read them."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a tool, as the policy is told of it."""
+
+    type: type[Argument]
+    """str, int, float or bool."""
+    description: str = ""
+    required: bool = True
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool as the policy is told of it; all arguments are texts."""
+    """A tool as the policy is told of it."""
 
     name: str
     description: str
-    parameters: Mapping[str, str]
-    """Description of each argument."""
+    parameters: Mapping[str, Parameter]
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A tool's name and its arguments, as the policy wrote them."""
+    """A tool's name and its arguments, each of its parameter's type."""
 
     name: str
-    arguments: Mapping[str, str]
+    arguments: Mapping[str, Argument]
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,8 @@ class Dialect(Protocol):
     """How found passages are written into a result."""
 
     def stop_strings(self, tools: Sequence[Tool]) -> Sequence[str]:
-        """Texts that end an action; without any, the model's end token does."""
+        """Texts that end an action; without any, the model's end token does. Raises SettingError where calls of these
+        tools cannot be written in this dialect."""
         ...
 
     def prompt(self, question: str, tools: Sequence[Tool]) -> str | Chat:
@@ -57,4 +75,12 @@ class Dialect(Protocol):
 
     def observe(self, results: Sequence[str], tools: Sequence[Tool]) -> str | Chat:
         """The results of an action's tool calls, as the policy will see them."""
+        ...
+
+
+class Judge(Protocol):
+    """Says how good an answer is."""
+
+    def __call__(self, answer: str | None, task: Task) -> Mapping[str, float]:
+        """Metrics of `answer`, None where the episode gave none; at least `success` in [0, 1]."""
         ...

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from decimal import Context, Decimal
 from fractions import Fraction
 
+from a2tgpo.environments.protocols import ToolError
+
 MAX_CHARACTERS = 200
 MAX_DEPTH = 50
 MAX_DIGITS = 100
@@ -23,7 +25,7 @@ _NUMBER = re.compile(r"(-?)\$?([0-9]{1,100}(?:\.[0-9]{1,100})?|\.[0-9]{1,100})")
 _ROUNDED = Context(prec=SHOWN_DIGITS)
 
 
-class ExpressionError(ValueError):
+class ExpressionError(ToolError):
     """An expression that has no value; the message says why, in words for the policy."""
 
 

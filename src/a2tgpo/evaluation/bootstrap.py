@@ -13,6 +13,8 @@ from a2tgpo.rollouts.trajectory import Trajectory
 RESAMPLES = 2000
 COVERAGE = 0.95
 OVERALL = "overall"
+EPISODE_METRICS = ("success", "em", "f1", "format", "calls", "tool_failures")
+"""The metrics of an episode that are tabled where they are there; `success` always is."""
 _DRAWS_AT_ONCE = 4_000_000
 
 
@@ -44,12 +46,10 @@ class SetScores:
 def score(name: str, trajectories: Sequence[Trajectory], samples: int, seed: int) -> SetScores:
     """The scores of set `name` from `samples` trajectories a question, in order.
 
-    The environment's `em`, `f1`, `format`, `searches` and `tool_failures` where it has them, the tokens the policy
-    sampled and all it saw. The resampling depends on (seed, name) alone, not on the other sets.
+    Of `EPISODE_METRICS` those that the environment has, the tokens the policy sampled and all it saw. The resampling
+    depends on (seed, name) alone, not on the other sets.
     """
-    known = [
-        metric for metric in ("em", "f1", "format", "searches", "tool_failures") if metric in trajectories[0].metrics
-    ]
+    known = [metric for metric in EPISODE_METRICS if metric in trajectories[0].metrics]
     rows = [
         [t.metrics[m] for m in known] + [sum(len(turn.action_ids) for turn in t.turns), len(t.token_ids)]
         for t in trajectories

@@ -22,10 +22,11 @@ LABELS = {
     "popqa": "PopQA",
 }
 ROWS = {
+    "success": ("success %", 100.0, 1),
     "em": ("EM %", 100.0, 1),
     "f1": ("F1 %", 100.0, 1),
     "format": ("format %", 100.0, 0),
-    "searches": ("searches", 1.0, 2),
+    "calls": ("calls", 1.0, 2),
     "tool_failures": ("failed calls", 1.0, 2),
     "action_tokens": ("own tokens", 1.0, 0),
     "tokens": ("all tokens", 1.0, 0),

@@ -105,9 +105,3 @@ def require_same_architecture(policy: Policy, weights: Mapping[str, Tensor]) -> 
         there = tuple(weights[name].shape) if name in weights else "absent"
         if here != there:
             raise ValueError(f"ckpt_path: checkpoint of another architecture; {name} is {there}, expected {here}")
-
-
-def load_trained_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
-    """Put a checkpoint's weights in place. Raises ValueError where they do not fit."""
-    require_same_architecture(policy, weights)
-    policy.model.load_state_dict(weights, strict=False)  # frozen weights are in no checkpoint

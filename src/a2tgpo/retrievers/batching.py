@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from a2tgpo.retrievers.passages import Passage, PassageRetriever
+from a2tgpo.retrievers.protocols import Passage, PassageRetriever
 
 
 @dataclass(frozen=True)

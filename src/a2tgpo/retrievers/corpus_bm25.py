@@ -8,8 +8,7 @@ import bm25s
 from a2tgpo.retrievers.bm25 import best, tokenize
 from a2tgpo.retrievers.corpus import KEY, Corpus, write_offsets
 from a2tgpo.retrievers.index_cache import cached_index
-from a2tgpo.retrievers.passages import Passage
-from a2tgpo.retrievers.protocols import EmptyCorpus
+from a2tgpo.retrievers.protocols import EmptyCorpus, Passage
 
 
 class CorpusBM25:

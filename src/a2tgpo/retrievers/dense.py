@@ -8,7 +8,7 @@ from typing import Any
 
 from a2tgpo.retrievers.corpus import Corpus, write_offsets
 from a2tgpo.retrievers.index_cache import cached_index, fingerprint
-from a2tgpo.retrievers.passages import Passage
+from a2tgpo.retrievers.protocols import Passage
 
 VECTORS = "vectors.faiss"
 

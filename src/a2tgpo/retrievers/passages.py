@@ -1,26 +1,6 @@
-"""What a retriever that can be served speaks of: passages with a name and a score."""
+"""Reading the documents of a corpus, in whatever layout they come."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One passage that was found. Scores of one query can be compared, those of two queries cannot."""
-
-    id: str
-    contents: str
-    score: float
-
-
-@runtime_checkable
-class PassageRetriever(Protocol):
-    """A retriever over one corpus that answers several queries at once and says how well each passage fits."""
-
-    def search_many(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
-        """For each query its best `topk` passages, best first."""
-        ...
+from typing import Any
 
 
 def read_document(record: Any) -> tuple[str, str]:

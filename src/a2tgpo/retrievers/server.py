@@ -1,4 +1,4 @@
-"""Serves a retriever over HTTP, in both dialects that trainers speak."""
+"""Serves a retriever over HTTP, in both protocols that trainers speak."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from a2tgpo.retrievers.batching import Batcher
-from a2tgpo.retrievers.passages import Passage, PassageRetriever
+from a2tgpo.retrievers.protocols import Passage, PassageRetriever
 from a2tgpo.system.jsonl import read_json
 
 MAX_BODY = 4 << 20

@@ -2,21 +2,22 @@
 the policy sampled is what will be trained on; a tool result is encoded once, on its own, and appended."""
 
 import asyncio
-import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
-from a2tgpo.rollouts.protocols import Completion, Engine, Environment, Sampling, StepResult
+from a2tgpo.rollouts.protocols import Chat, Completion, Engine, Environment, Sampling, StepResult
 from a2tgpo.rollouts.start import Start
 from a2tgpo.rollouts.thinking import only_quoted, opened_thought
-from a2tgpo.rollouts.trajectory import StopReason, Trajectory, Turn
+from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
+from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.errors import SettingError
 
 Result = TypeVar("Result")
+_THREADS = DaemonThreads(64, "environment")
 
 
 class EpisodeFailed(Exception):
@@ -34,110 +35,105 @@ class Limits:
 
 
 async def run_in_thread(call: Callable[[], Result], timeout: float) -> Result:
-    """`call()`, off the event loop. Raises what it raises, and TimeoutError after `timeout` seconds.
-
-    The thread is a daemon: a call that never returns holds up neither other episodes nor the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(outcome: Callable[[Any], None], value: object) -> None:
-        if not future.done():
-            outcome(value)
-
-    def run() -> None:
-        try:
-            settled = (future.set_result, call())
-        except BaseException as error:  # raised again where the result is awaited
-            settled = (future.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, *settled)
-
-    threading.Thread(target=run, daemon=True, name="environment").start()
-    return await asyncio.wait_for(future, timeout)
+    """`call()`, off the event loop. Raises what it raises, and TimeoutError after `timeout` seconds."""
+    future = _THREADS.submit(call)
+    try:
+        async with asyncio.timeout(timeout):
+            return await asyncio.wrap_future(future)
+    finally:
+        _THREADS.abandon(future)
 
 
-@dataclass
 class Episode:
-    """One trajectory in the making. `environment` has been built and not yet been asked for anything."""
+    """One trajectory in the making: `open` it, then `play` it in a session that has read its `context`."""
 
-    policy: Policy
-    environment: Environment
-    start: Start
-    limits: Limits
-    prompt_ids: tuple[int, ...] = ()
-    turns: list[Turn] = field(default_factory=list)
-    state: str | None = None
-    failure: EpisodeFailed | None = None
+    def __init__(
+        self, policy: Policy, make_environment: Callable[[Task], Environment], start: Start, limits: Limits
+    ) -> None:
+        self.start = start
+        self.environment: Environment | None = None
+        self.prompt_ids: tuple[int, ...] = ()
+        self.failure: EpisodeFailed | None = None
+        """Why it was lost, where it was."""
+        self._policy, self._make_environment, self._limits = policy, make_environment, limits
+        self._turns: list[Turn] = []
+        self._state: str | None = None
+        self._seconds_left = limits.episode_timeout
 
-    def __post_init__(self) -> None:
-        self._seconds_left = self.limits.episode_timeout
+    @property
+    def context(self) -> tuple[int, ...]:
+        """All tokens so far."""
+        return self.prompt_ids + tuple(i for turn in self._turns for i in (*turn.action_ids, *turn.observation_ids))
 
     # ---- the environment ---------------------------------------------------------------------------------------------
 
     async def _ask(self, call: Callable[[], Result]) -> Result:
         """What the environment says, within the time that is left to it."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
+
+        def timed() -> Result:
+            began = time.perf_counter()
+            try:
+                return call()
+            finally:
+                self._seconds_left -= time.perf_counter() - began
+
         try:
-            return await run_in_thread(call, self._seconds_left)
+            return await run_in_thread(timed, self._seconds_left)
         except SettingError:
             raise
         except Exception as error:
-            why = (
-                f"no answer within {self.limits.episode_timeout:g} seconds"
-                if isinstance(error, TimeoutError)
-                else error
-            )
+            why = str(error) or f"more than {self._limits.episode_timeout:g} seconds in the environment"
             raise EpisodeFailed(f"task {self.start.task.task_id}: {type(error).__name__}: {why}") from error
-        finally:
-            self._seconds_left -= clock() - began
 
     async def open(self) -> None:
-        """Ask for the prompt; replay the recorded turns.
+        """Build the environment, ask for the prompt, replay the recorded turns.
 
-        Raises SettingError where the environment does not do again what was recorded.
+        Raises SettingError where it does not promise to do again what was recorded, or does not keep the promise.
         """
-        prompt, self.state = await self._ask(lambda: (self.environment.prompt(), self.environment.state()))
-        self.prompt_ids = encode_prompt(self.policy, prompt)
+        self.environment, prompt, self._state = await self._ask(self._begin)
+        self.prompt_ids = encode_prompt(self._policy, prompt)
+        if self.start.turns and not self.environment.deterministic:
+            raise SettingError(
+                "data.environment.deterministic: a recorded prefix can only be continued in an environment that "
+                "promises to repeat itself; expected true"
+            )
         for turn in self.start.turns:
             result = await self._step(self._opened_thought() + turn.action_text)
             observation = self._encode(result, turn.action_ids)[: len(turn.observation_ids)]
             if observation != turn.observation_ids:
                 raise SettingError(
-                    f"data.environment.deterministic: task {self.start.task.task_id}: turn {len(self.turns) + 1} "
+                    f"data.environment.deterministic: task {self.start.task.task_id}: turn {len(self._turns) + 1} "
                     "replayed gave another result than was recorded; expected an environment that repeats itself"
                 )
-            self.turns.append(turn)
+            self._turns.append(turn)
 
-    def take_over(self, other: "Episode") -> None:
+    async def take_over(self, other: "Episode") -> None:
         """Stand where `other` stands, in a fork of its environment."""
-        self.environment, self.state = other.environment.fork(), other.state
-        self.prompt_ids, self.turns = other.prompt_ids, list(other.turns)
+        self.environment, self._state = await self._ask(other.environment.fork), other._state
+        self.prompt_ids, self._turns = other.prompt_ids, list(other._turns)
+
+    def _begin(self) -> tuple[Environment, str | Chat, str | None]:
+        environment = self._make_environment(self.start.task)
+        return environment, environment.prompt(), environment.state()
 
     async def _step(self, action: str) -> StepResult:
-        result, self.state = await self._ask(lambda: (self.environment.step(action), self.environment.state()))
+        result, self._state = await self._ask(lambda: (self.environment.step(action), self.environment.state()))
         return result
 
     def _encode(self, result: StepResult, action_ids: Sequence[int]) -> tuple[int, ...]:
-        closed = not self.policy.end_ids.isdisjoint(action_ids[-1:])
-        return encode_observation(self.policy, result.observation, closed) if result.observation else ()
+        closed = not self._policy.end_ids.isdisjoint(action_ids[-1:])
+        return encode_observation(self._policy, result.observation, closed) if result.observation else ()
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
-
-    @property
-    def context(self) -> tuple[int, ...]:
-        """All tokens so far."""
-        return self.prompt_ids + tuple(i for turn in self.turns for i in (*turn.action_ids, *turn.observation_ids))
 
     async def play(self, engine: Engine, session: object, greedy: bool) -> Trajectory:
         """Act and observe until the environment or a token limit ends it; `session` has read the context."""
         used = len(self.context) - len(self.prompt_ids)
-        left, new_ids, stop = self.limits.max_response_tokens - used, (), None
+        left, new_ids, stop = self._limits.max_response_tokens - used, (), None
         try:
             while stop is None:
                 turn, stop = await self._turn(engine, session, new_ids, left, greedy)
-                self.turns.append(turn)
+                self._turns.append(turn)
                 new_ids = turn.observation_ids
                 left -= len(turn.action_ids) + len(turn.observation_ids)
                 if stop is None and left == 0:
@@ -147,18 +143,18 @@ class Episode:
         metrics = await self._ask(lambda: self.environment.finish(stop))
         start = self.start
         return Trajectory(
-            start.task, start.group, start.sample, self.prompt_ids, tuple(self.turns), 0.0, stop, dict(metrics)
+            start.task, start.group, start.sample, self.prompt_ids, tuple(self._turns), 0.0, stop, dict(metrics)
         )
 
     async def _turn(
         self, engine: Engine, session: object, new_ids: Sequence[int], left: int, greedy: bool
     ) -> tuple[Turn, StopReason | None]:
-        opened, state = self._opened_thought(), self.state
-        max_tokens = min(self.limits.max_action_tokens, left)
-        key = self.start.noise(len(self.turns), state, self.context)
+        opened, state = self._opened_thought(), self._state
+        max_tokens = min(self._limits.max_action_tokens, left)
+        key = self.start.noise(len(self._turns), state, self.context)
         sampling = Sampling(max_tokens, self.environment.stop_strings, greedy, key)
         action = await self._act(engine, session, new_ids, opened, sampling)
-        text = self.policy.decode(action.ids)
+        text = self._policy.decode(action.ids)
         if action.finish == "length":
             result = StepResult(stop=StopReason.MAX_TOKENS)
         else:
@@ -175,7 +171,7 @@ class Episode:
             action.logprobs,
             read_ids,
             text,
-            self.policy.decode(read_ids),
+            self._policy.decode(read_ids),
             result.useful,
             result.empty,
             state,
@@ -188,7 +184,7 @@ class Episode:
         """One action. A stop string that a thought only quotes does not end it: sampling goes on behind it."""
         action = part = await engine.extend(session, new_ids, sampling)
         parts = 1
-        while part.finish == "stop" and only_quoted(sampling.stop_strings, opened + self.policy.decode(action.ids)):
+        while part.finish == "stop" and only_quoted(sampling.stop_strings, opened + self._policy.decode(action.ids)):
             left = sampling.max_tokens - len(action.ids)
             if left == 0:
                 return replace(action, finish="length")
@@ -199,4 +195,4 @@ class Episode:
         return action
 
     def _opened_thought(self) -> str:
-        return opened_thought(self.policy.tokenizer, self.context)
+        return opened_thought(self._policy.tokenizer, self.context)

@@ -119,23 +119,50 @@ class Rollout:
                 f"expected at most the {policy.max_length} positions of the model"
             )
         self.engine.sync(policy)
+        limits = Limits(self.max_response_tokens, self.max_action_tokens, self.episode_timeout)
+        episodes = [Episode(policy, self.environment, start, limits) for start in starts]
+        await self._open_all(episodes)
         played: list[Trajectory | None] = []
-        failures: list[EpisodeFailed] = []
-        for i in range(0, len(starts), self.max_sessions):
-            limits = Limits(self.max_response_tokens, self.max_action_tokens, self.episode_timeout)
-            at_once = starts[i : i + self.max_sessions]
-            episodes = [Episode(policy, self.environment(start.task), start, limits) for start in at_once]
-            played += await self._play_together(episodes, greedy)
-            failures += [episode.failure for episode in episodes if episode.failure is not None]
-        self._count(failures, len(starts))
+        for i in range(0, len(episodes), self.max_sessions):
+            played += await self._play_together(episodes[i : i + self.max_sessions], greedy)
+        failures = [episode.failure for episode in episodes if episode.failure is not None]
+        self._count(failures, len(episodes))
         trajectories = [trajectory for trajectory in played if trajectory is not None]
         require_results(trajectories)
         rewarded = iter(self._rewarded(trajectories))
         return [trajectory and next(rewarded) for trajectory in played]
 
+    async def _open_all(self, episodes: Sequence[Episode]) -> None:
+        """Bring all to their starts, before the first is played: what is wrong with a prompt shows at once."""
+        equal: dict[object, list[Episode]] = {}
+        for episode in episodes:
+            start = episode.start
+            equal.setdefault((start.task, start.turns) if start.turns else id(episode), []).append(episode)
+        groups = list(equal.values())
+        for i in range(0, len(groups), self.max_sessions):
+            await asyncio.gather(*map(self._open, groups[i : i + self.max_sessions]))
+
+    async def _open(self, equal: Sequence[Episode]) -> None:
+        """Open the first of these episodes, whose starts are equal; the others begin in forks of it where it forks."""
+        first: Episode | None = None
+        for episode in equal:
+            try:
+                if first is None or not isinstance(first.environment, Forkable):
+                    await episode.open()
+                    first = episode
+                else:
+                    await episode.take_over(first)
+            except EpisodeFailed as failure:
+                episode.failure = failure
+                continue
+            if len(episode.prompt_ids) > self.max_prompt_tokens:
+                raise SettingError(
+                    f"task {episode.start.task.task_id}: its prompt has {len(episode.prompt_ids)} tokens; "
+                    f"expected at most data.module.max_prompt_tokens={self.max_prompt_tokens}"
+                )
+
     async def _play_together(self, episodes: Sequence[Episode], greedy: bool) -> list[Trajectory | None]:
-        """Open all, then play those that could be opened; equal contexts are read once."""
-        await asyncio.gather(*map(self._open, _sharing_a_replay(episodes)))
+        """Play those that could be opened; equal contexts are read once."""
         by_context: dict[tuple[int, ...], list[Episode]] = {}
         for episode in episodes:
             if episode.failure is None:
@@ -145,37 +172,15 @@ class Rollout:
             sessions |= zip(map(id, equal), await self.engine.open(context, len(equal)), strict=True)
 
         async def play(episode: Episode) -> Trajectory | None:
+            if episode.failure is not None:
+                return None
             try:
-                return (
-                    await episode.play(self.engine, sessions[id(episode)], greedy) if id(episode) in sessions else None
-                )
+                return await episode.play(self.engine, sessions[id(episode)], greedy)
             except EpisodeFailed as failure:
                 episode.failure = failure
                 return None
 
         return await asyncio.gather(*map(play, episodes))
-
-    async def _open(self, episodes: Sequence[Episode]) -> None:
-        """Bring the first of these equal episodes to its start; the others begin in forks of it."""
-        first = episodes[0]
-        if first.start.turns and not first.environment.deterministic:
-            raise SettingError(
-                "data.environment.deterministic: a recorded prefix can only be continued in an environment that "
-                "promises to repeat itself; expected true"
-            )
-        try:
-            await first.open()
-        except EpisodeFailed as failure:
-            for episode in episodes:
-                episode.failure = failure
-            return
-        if len(first.prompt_ids) > self.max_prompt_tokens:
-            raise SettingError(
-                f"task {first.start.task.task_id}: its prompt has {len(first.prompt_ids)} tokens; "
-                f"expected at most data.module.max_prompt_tokens={self.max_prompt_tokens}"
-            )
-        for episode in episodes[1:]:
-            episode.take_over(first)
 
     def _count(self, failures: Sequence[EpisodeFailed], n_episodes: int) -> None:
         if not failures:
@@ -193,16 +198,6 @@ class Rollout:
                 f"{sum(not math.isfinite(outcome) for outcome in outcomes)} not finite; expected one finite number each"
             )
         return [replace(t, outcome=float(outcome)) for t, outcome in zip(trajectories, outcomes, strict=True)]
-
-
-def _sharing_a_replay(episodes: Sequence[Episode]) -> list[list[Episode]]:
-    """Episodes behind the same recorded turns together, where their environments fork; every other by itself."""
-    together: dict[object, list[Episode]] = {}
-    for episode in episodes:
-        shares = episode.start.turns and isinstance(episode.environment, Forkable)
-        key = (episode.start.task, episode.start.turns) if shares else id(episode)
-        together.setdefault(key, []).append(episode)
-    return list(together.values())
 
 
 def _context(trajectory: Trajectory, n_turns: int) -> tuple:

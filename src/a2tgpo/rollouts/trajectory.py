@@ -47,10 +47,10 @@ class Task:
     """Accepted answers; the first is the canonical one."""
     corpus: str = ""
     """Which collection of passages the retriever searches; empty where it has only one."""
-    searches: tuple[str, ...] = ()
-    """The searches that lead to the answer, where the task knows them."""
+    reference_calls: tuple[str, ...] = ()
+    """The arguments of the tool calls that lead to the answer, where the task knows them."""
     evidence: tuple[str, ...] = ()
-    """The passages those searches must find: the truth about which search was useful."""
+    """What those calls bring to light (passages, results): the truth about which call was useful."""
     kind: str = ""
     """The kind of question, for reports."""
 

@@ -1,12 +1,26 @@
 """Checkpoint files of any size: written beside their place, then moved to it, and mapped when they are read."""
 
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+
+def read_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:
+    """The checkpoint on the CPU; tensors are read from the file as they are used.
+
+    Raises ValueError where `path` is no checkpoint of a training run.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"ckpt_path={path}: no such file; expected a checkpoint written by src/train.py")
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"ckpt_path={path}: not a checkpoint; expected one written by src/train.py") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,4 +39,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
         """The checkpoint on the CPU; tensors are read from the file as they are used."""
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+        return read_checkpoint(path, weights_only)

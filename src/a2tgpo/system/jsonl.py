@@ -1,8 +1,8 @@
-"""JSON from outside: one value, and files of one object a line that stay on disk."""
+"""JSON: a value from outside, and files of one object a line, which stay on disk when they are read."""
 
 import json
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             if line.strip():
                 yield number, start, line
             start += len(line)
+
+
+def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """One line a record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 class JsonLines(Sequence[Any]):

@@ -34,7 +34,7 @@ def make_problem(split: Split, index: int, max_steps: int) -> Task:
     """Problem `index` of `split`; the same whenever it is made. No chain of calculations is in two splits."""
     for attempt in count():
         task = _draw(split, index, max_steps, attempt)
-        if zlib.crc32(" ; ".join(task.searches).encode()) % 10 in _PARTS[split]:
+        if zlib.crc32(" ; ".join(task.reference_calls).encode()) % 10 in _PARTS[split]:
             return task
 
 
@@ -42,21 +42,21 @@ def _draw(split: Split, index: int, max_steps: int, attempt: int) -> Task:
     rng = Random(f"{split}-{index}-{attempt}")
     amount, name, things = Fraction(rng.randint(2, 60)), rng.choice(NAMES), rng.choice(THINGS)
     n_steps, sells = rng.randint(1, max_steps), rng.random() < 0.25
-    told, searches, evidence = [f"{name} has {amount} {things}."], [], []
+    told, calls, evidence = [f"{name} has {amount} {things}."], [], []
     for step in range(n_steps):
         sentence, operation = rng.choice(_steps(name, amount, rng))
         if sells and step == n_steps - 1:
             price = write_number(Fraction(rng.randint(5, 995), 100))
             sentence, operation, things = f"{name} sells them all for {price} dollars each.", f"* {price}", "dollars"
-        searches.append(f"{write_number(amount)} {operation}")
-        amount = evaluate(searches[-1])
+        calls.append(f"{write_number(amount)} {operation}")
+        amount = evaluate(calls[-1])
         evidence.append(write_number(amount))
         told.append(sentence)
     return Task(
         task_id=f"arithmetic-{split}-{index}",
         question=" ".join([*told, f"How many {things} does {name} have now?"]),
         answers=(evidence[-1],),
-        searches=tuple(searches),
+        reference_calls=tuple(calls),
         evidence=tuple(evidence),
         kind=f"{n_steps} step{'s' * (n_steps > 1)}",
     )

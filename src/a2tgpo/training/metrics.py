@@ -142,7 +142,8 @@ def update_counts(
     turns = batch.turn_ids[mask]
     n_turns = batch.turn_mask.shape[1]
     counts = torch.stack([turns[clipped[mask]].bincount(minlength=n_turns), turns.bincount(minlength=n_turns)])
-    return counts.cpu(), float((logprobs - batch.old_logprobs)[mask].abs().max())
+    moved = torch.where(mask, logprobs - batch.old_logprobs, 0.0).abs()
+    return counts.cpu(), float(moved.max())
 
 
 def clip_metrics(counts: Float[Tensor, "2 T"]) -> dict[str, float]:

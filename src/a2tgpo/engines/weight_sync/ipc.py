@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from a2tgpo.engines.http_client import HttpClient, Unavailable
 from a2tgpo.engines.weight_sync.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.policies.policy import Policy
 from a2tgpo.system.distributed import rank_and_world_size
+from a2tgpo.system.http_client import HttpClient, Unavailable
 
 
 def update_info(weights: Mapping[str, Tensor], gpu: str) -> dict[str, Any]:

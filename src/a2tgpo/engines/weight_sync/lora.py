@@ -8,9 +8,9 @@ from uuid import uuid4
 from peft import PeftModel
 from torch import Tensor
 
-from a2tgpo.engines.http_client import HttpClient, Refused, Unavailable
 from a2tgpo.engines.weight_sync.weights import Served
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.http_client import HttpClient, Refused, Unavailable
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.cuda import nccl
 
-from a2tgpo.engines.http_client import HttpClient, Unavailable
 from a2tgpo.engines.weight_sync.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.http_client import HttpClient, Unavailable
 
 
 def init_info(unique_id: bytes, n_workers: int) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from a2tgpo.engines.http_client import HttpClient
 from a2tgpo.engines.weight_sync.weights import Served
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.http_client import HttpClient
 
 
 class WeightSync(Protocol):

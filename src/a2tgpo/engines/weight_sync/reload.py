@@ -7,9 +7,9 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from a2tgpo.engines.http_client import HttpClient, Unavailable
 from a2tgpo.engines.weight_sync.weights import Served, require_whole_model
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.http_client import HttpClient, Unavailable
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
+from a2tgpo.environments.dialects.arguments import argument_from_text
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, Tool, ToolCall
 from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.thinking import without_thoughts
+from a2tgpo.system.errors import SettingError
 
 
 @dataclass(frozen=True)
 class TextTags:
-    """One call or one answer an action, in tags of plain text.
+    """One call or one answer an action, in tags of plain text. What stands in a call's tag is the tool's first
+    argument.
 
     With `chat`, the chat template renders the prompt; all that follows is appended to the model's first message.
     """
@@ -46,8 +49,18 @@ class TextTags:
             )
 
     def stop_strings(self, tools: Sequence[Tool]) -> tuple[str, ...]:
-        """The closing tags of calls and answers."""
-        return tuple(f"</{tag}>" for tag in (*self._by_tag(tools), self.answer_tag))
+        """The closing tags of calls and answers. Raises SettingError where a tool needs more than one argument, or two
+        things have the same tag."""
+        for tool in tools:
+            if any(parameter.required for parameter in [*tool.parameters.values()][1:]):
+                raise SettingError(
+                    f"data.dialect: tags hold one argument, and tool {tool.name!r} has {[*tool.parameters]}; "
+                    "expected one without a default, or data/dialect=tool_calls"
+                )
+        tags = [*map(self._tag, tools), self.answer_tag]
+        if taken := {tag for tag in tags if [*tags, self.result_tag, "think"].count(tag) > 1}:
+            raise SettingError(f"data.dialect.call_tags={self.call_tags}: {sorted(taken)} taken; expected a tag a tool")
+        return self._closing(tools)
 
     def prompt(self, question: str, tools: Sequence[Tool]) -> str | Chat:
         """The template with the question in it, as plain text or as the user's message."""
@@ -62,10 +75,11 @@ class TextTags:
 
         A thought counts as a blank; all that follows the first closing action tag (the end of a token that overshot
         the stop text) is dropped. What remains must hold exactly one opening and one closing tag, of the same kind,
-        with a body that is not blank: several tags, nested tags, a stray or unclosed tag are all malformed.
+        with a body that is not blank: several tags, nested tags, a stray or unclosed tag are all malformed. So is a
+        body that is not of the type of the tool's first parameter; a tool without parameters has a blank body.
         """
         text = without_thoughts(text)
-        ends = [text.find(stop) + len(stop) for stop in self.stop_strings(tools) if stop in text]
+        ends = [text.find(stop) + len(stop) for stop in self._closing(tools) if stop in text]
         if not ends:
             return None
         text = text[: min(ends)]
@@ -75,10 +89,8 @@ class TextTags:
         body = text.split(tags[0])[1].removesuffix(tags[1]).strip()
         if tags[0] == f"<{self.answer_tag}>":
             return written_answer(self.answer_pattern, body)
-        tool = self._by_tag(tools).get(tags[0][1:-1])
-        if tool is None or not body:
-            return None
-        return Action((ToolCall(tool.name, {next(iter(tool.parameters)): body}),))
+        tool = next((tool for tool in tools if tags[0] == f"<{self._tag(tool)}>"), None)
+        return _call(tool, body) if tool else None
 
     def observe(self, results: Sequence[str], tools: Sequence[Tool]) -> str:
         """The results in their tag. Tags inside a result lose their angle brackets: a tool cannot speak for the
@@ -86,9 +98,20 @@ class TextTags:
         text = self._tag_pattern(tools).sub(lambda tag: f"[{tag.group()[1:-1]}]", "\n".join(results))
         return self.result_template.replace("{result}", text)
 
-    def _by_tag(self, tools: Sequence[Tool]) -> dict[str, Tool]:
-        return {self.call_tags.get(tool.name, tool.name): tool for tool in tools}
+    def _tag(self, tool: Tool) -> str:
+        return self.call_tags.get(tool.name, tool.name)
+
+    def _closing(self, tools: Sequence[Tool]) -> tuple[str, ...]:
+        return tuple(f"</{tag}>" for tag in (*map(self._tag, tools), self.answer_tag))
 
     def _tag_pattern(self, tools: Sequence[Tool]) -> re.Pattern[str]:
-        tags = ("think", self.result_tag, self.answer_tag, *self._by_tag(tools))
+        tags = ("think", self.result_tag, self.answer_tag, *map(self._tag, tools))
         return re.compile(rf"</?(?:{'|'.join(map(re.escape, tags))})>")
+
+
+def _call(tool: Tool, body: str) -> Action | None:
+    if not tool.parameters:
+        return None if body else Action((ToolCall(tool.name, {}),))
+    name, parameter = next(iter(tool.parameters.items()))
+    argument = argument_from_text(body, parameter)
+    return None if argument is None else Action((ToolCall(tool.name, {name: argument}),))

@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
+from a2tgpo.environments.dialects.arguments import argument_from_json
 from a2tgpo.environments.passages import PassageLayout
-from a2tgpo.environments.protocols import Action, Tool, ToolCall
+from a2tgpo.environments.protocols import Action, Argument, Parameter, Tool, ToolCall
 from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.thinking import END_THINK, THINK, without_thoughts
 from a2tgpo.system.jsonl import read_json
 
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _TAGS = (THINK, END_THINK, "<tool_call>", "</tool_call>")
+_JSON_TYPES: dict[type[Argument], str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class ToolCalls:
 
     def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
         """All calls of the message, or its answer where it has none; thoughts are left out. None where a thought or a
-        call does not begin or end, a call is no JSON object with a known `name` and its `arguments`, or the answer is
-        blank."""
+        call does not begin or end, a call is no JSON object with a known `name` and `arguments` of the right names and
+        types, or the answer is blank."""
         said = without_thoughts(text)
         calls = [_call(body, tools) for body in _CALL.findall(said)]
         rest = _CALL.sub("", said)
@@ -65,10 +67,16 @@ class ToolCalls:
 
 def schema(tool: Tool) -> dict[str, Any]:
     """The JSON schema that chat templates expect of a tool."""
-    properties = {name: {"type": "string", "description": text} for name, text in tool.parameters.items()}
-    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    properties = {name: _property(parameter) for name, parameter in tool.parameters.items()}
+    required = [name for name, parameter in tool.parameters.items() if parameter.required]
+    parameters = {"type": "object", "properties": properties, "required": required}
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}
+
+
+def _property(parameter: Parameter) -> dict[str, str]:
+    described = {"description": parameter.description} if parameter.description else {}
+    return {"type": _JSON_TYPES[parameter.type], **described}
 
 
 def _call(body: str, tools: Sequence[Tool]) -> ToolCall | None:
@@ -79,9 +87,10 @@ def _call(body: str, tools: Sequence[Tool]) -> ToolCall | None:
     if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
         return None
     tool = next((tool for tool in tools if tool.name == call.get("name")), None)
-    arguments = call["arguments"]
-    if tool is None or arguments.keys() != tool.parameters.keys():
+    if tool is None or not call["arguments"].keys() <= tool.parameters.keys():
         return None
-    if not all(isinstance(value, str) and value.strip() for value in arguments.values()):
+    arguments = {name: argument_from_json(value, tool.parameters[name]) for name, value in call["arguments"].items()}
+    required = {name for name, parameter in tool.parameters.items() if parameter.required}
+    if None in arguments.values() or not required <= arguments.keys():
         return None
     return ToolCall(tool.name, arguments)

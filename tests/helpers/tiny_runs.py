@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "src" / "a2tgpo" / "policies" / "tiny"
 SMALL = (
     "debug=default",

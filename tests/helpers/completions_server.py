@@ -7,11 +7,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from peft import PeftModel
-from plain_engine import PlainEngine
 from transformers import AutoModelForCausalLM
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Sampling
+from tests.helpers.plain_engine import PlainEngine
 
 
 class CompletionsServer(ThreadingHTTPServer):

@@ -1,14 +1,13 @@
 """Turn a checkpoint into a plain Hugging Face folder, which transformers loads without this project.
 
-python scripts/export.py logs/train/runs/<time> exported              # its best checkpoint, or its last without a best
-python scripts/export.py logs/train/runs/<time>/checkpoints/last.ckpt exported
+python src/export.py logs/train/runs/<time> exported              # its best checkpoint, or its last without a best
+python src/export.py logs/train/runs/<time>/checkpoints/last.ckpt exported
 
 A LoRA run gives the merged model, in float32. With `--adapter` it gives the adapter alone, which peft loads onto its
 base model.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -16,9 +15,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-
-from a2tgpo.evaluation.evaluate import load_weights
+from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.policies.policy import Policy
 from launch import one_line_errors, prepare_process
 

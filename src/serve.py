@@ -1,20 +1,16 @@
 """Serve a retriever over HTTP until Ctrl-C or SIGTERM.
 
-python scripts/serve_retriever.py data.retriever.corpus_path=corpus.jsonl port=8000
+python src/serve.py data.retriever.corpus_path=corpus.jsonl port=8000
 """
 
 import signal
-import sys
 import threading
-from pathlib import Path
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-
-from a2tgpo.retrievers.passages import PassageRetriever
+from a2tgpo.retrievers.protocols import PassageRetriever
 from a2tgpo.retrievers.server import RetrievalServer
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values
 

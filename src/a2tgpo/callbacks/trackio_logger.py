@@ -1,0 +1,56 @@
+"""Trackio, a tracker on one's own machine or on a Hugging Face Space, as a logger of Lightning."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class TrackioLogger(Logger):
+    """One run `name` of `project`, kept where TRACKIO_DIR says, or on the Space `space_id`.
+
+    Raises ValueError where Trackio is not installed.
+    """
+
+    def __init__(self, project: str, name: str, space_id: str | None) -> None:
+        super().__init__()
+        if find_spec("trackio") is None:
+            raise ValueError(
+                "logger=trackio: the package 'trackio' is not installed; expected the extra 'trackio': "
+                "pip install '.[trackio]'"
+            )
+        self._project, self._name, self._space_id = project, name, space_id
+        self._run: Any = None
+
+    @property
+    def name(self) -> str:
+        """The project."""
+        return self._project
+
+    @property
+    def version(self) -> str:
+        """The run."""
+        return self._name
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The `trackio.Run`, begun at first use and finished when the process ends."""
+        if self._run is None:
+            import trackio
+
+            settings = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+            self._run = trackio.init(self._project, name=self._name, space_id=self._space_id, **settings)
+        return self._run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Numbers, or Trackio's own types, after `step` optimizer steps."""
+        self.experiment.log(dict(metrics), step)

@@ -1,0 +1,132 @@
+"""Answer a question with the help of tools."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from a2tgpo.environments.protocols import Action, Dialect, Judge, Tool, ToolCall, ToolError
+from a2tgpo.environments.tools.calling import call_with_timeout
+from a2tgpo.environments.tools.schema import ToolFunction, read_tool
+from a2tgpo.rollouts.protocols import Chat, StepResult
+from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.system.errors import SettingError
+
+
+@dataclass
+class ToolUse:
+    """One episode: up to `max_calls` tool calls, then an answer.
+
+    `tools` maps the name that the policy uses to a typed function, which returns a text or a list of passages. A call
+    that raises or takes longer than `tool_timeout` seconds becomes an observation that says so; after
+    `max_tool_failures` of them the episode ends. Texts and passages that calls bring are pieces: a call is useful where
+    it brings a piece of the task's evidence for the first time. `judge` says how good the answer is.
+
+    Raises SettingError where a setting cannot work, or a tool raises one.
+    """
+
+    task: Task
+    tools: Mapping[str, Callable[..., str | Sequence[str]]]
+    judge: Judge
+    dialect: Dialect
+    max_calls: int
+    tool_timeout: float
+    max_tool_failures: int
+    deterministic: bool
+    """A promise that holds where all tools keep it."""
+    stop_strings: Sequence[str] = field(init=False)
+    _functions: Mapping[str, ToolFunction] = field(init=False, repr=False)
+    _schemas: tuple[Tool, ...] = field(init=False, repr=False)
+    _calls: int = field(default=0, init=False)
+    _useful: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
+    _answer: str | None = field(default=None, init=False)
+    _seen: frozenset[str] = field(default=frozenset(), init=False)
+
+    def __post_init__(self) -> None:
+        if self.max_calls < 0:
+            raise SettingError(f"data.environment.max_calls={self.max_calls}: expected at least 0")
+        if not self.tool_timeout > 0:
+            raise SettingError(f"data.environment.tool_timeout={self.tool_timeout}: expected tool_timeout > 0")
+        if self.max_tool_failures < 1:
+            raise SettingError(f"data.environment.max_tool_failures={self.max_tool_failures}: expected at least 1")
+        self._functions = {name: read_tool(name, function) for name, function in self.tools.items()}
+        self._schemas = tuple(function.tool for function in self._functions.values())
+        self.stop_strings = self.dialect.stop_strings(self._schemas)
+
+    def prompt(self) -> str | Chat:
+        """What opens the episode."""
+        return self.dialect.prompt(self.task.question, self._schemas)
+
+    def step(self, action_text: str) -> StepResult:
+        """Carry out one action: call its tools, take the answer, or end the episode on a malformed action."""
+        action = self.dialect.parse(action_text, self._schemas)
+        if action is None:
+            return StepResult(stop=StopReason.INVALID_ACTION)
+        if action.answer is not None:
+            self._answer = action.answer
+            return StepResult(stop=StopReason.ANSWERED)
+        if self._calls + len(action.calls) > self.max_calls:
+            return StepResult(stop=StopReason.MAX_TURNS)
+        return self._call_all(action)
+
+    def state(self) -> str:
+        """A digest of the set of pieces seen so far, the same in every process; their order does not matter."""
+        return hashlib.blake2b(json.dumps(sorted(self._seen)).encode(), digest_size=8).hexdigest()
+
+    def finish(self, stop: StopReason) -> dict[str, float]:
+        """The judge's metrics, and counts of the episode: tool calls, those that were useful, those that failed."""
+        return {
+            **self.judge(self._answer if stop is StopReason.ANSWERED else None, self.task),
+            "format": float(stop.keeps_format),
+            "calls": float(self._calls),
+            "useful_calls": float(self._useful),
+            "tool_failures": float(self._failures),
+        }
+
+    def fork(self) -> ToolUse:
+        """A copy that goes on by itself; the tools are shared."""
+        return copy.copy(self)  # all that an episode changes is immutable
+
+    def _call_all(self, action: Action) -> StepResult:
+        before = self._useful
+        texts, found = zip(*map(self._call, action.calls), strict=True)
+        succeeded = [pieces for pieces in found if pieces is not None]
+        return StepResult(
+            self.dialect.observe(texts, self._schemas),
+            stop=StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None,
+            useful=self._useful > before if self.task.evidence and succeeded else None,
+            empty=bool(succeeded) and not any(succeeded),
+        )
+
+    def _call(self, call: ToolCall) -> tuple[str, Sequence[str] | None]:
+        """The result as text, and the pieces it brings; None where the call failed."""
+        self._calls += 1
+        called = self._functions[call.name]
+        try:
+            arguments = called.arguments(call.arguments, self.task)
+            result = call_with_timeout(called.function, self.tool_timeout, arguments)
+        except SettingError:
+            raise
+        except ToolError as error:
+            why = str(error)
+        except TimeoutError:
+            why = f"no answer within {self.tool_timeout:g} seconds"
+        except Exception as error:  # whatever a user's tool raises is news for the policy, and counted
+            why = f"{type(error).__name__}: {error}"
+        else:
+            return self._take(call.name, result)
+        self._failures += 1
+        return f"The {call.name} failed: {why}.", None
+
+    def _take(self, name: str, result: str | Sequence[str]) -> tuple[str, Sequence[str]]:
+        pieces = [result] if isinstance(result, str) else result
+        if not isinstance(pieces, list | tuple) or not all(isinstance(piece, str) for piece in pieces):
+            key = f"data.environment.tools.{name}"
+            raise SettingError(f"{key}: it returned {result!r}; expected a text or a list of texts")
+        self._useful += bool(set(pieces) & set(self.task.evidence) - self._seen)
+        self._seen |= set(pieces)
+        return result if isinstance(result, str) else self.dialect.layout(pieces), pieces

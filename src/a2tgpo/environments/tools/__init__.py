@@ -1,0 +1,1 @@
+"""What a policy may call: one tool a file, a typed function or callable object."""

@@ -1,0 +1,31 @@
+"""The policy's weights in the checkpoints of a training run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from a2tgpo.policies.policy import Policy, require_same_architecture
+from a2tgpo.system.checkpoint_io import read_checkpoint
+
+PREFIX = "model."
+"""What the learner's name for a weight has before the policy's own."""
+
+
+def weights_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The trained weights by the names they have in the policy's model; frozen ones are in no checkpoint."""
+    return {name.removeprefix(PREFIX): weight for name, weight in checkpoint["state_dict"].items()}
+
+
+def load_weights(policy: Policy, path: Path) -> None:
+    """Put the policy's weights from a training checkpoint in place.
+
+    Raises ValueError where `path` is no checkpoint or belongs to another architecture.
+    """
+    checkpoint = read_checkpoint(path)
+    if "state_dict" not in checkpoint:
+        raise ValueError(f"ckpt_path={path}: no weights in it; expected a checkpoint written by src/train.py")
+    weights = weights_in(checkpoint)
+    require_same_architecture(policy, weights)
+    policy.model.load_state_dict(weights, strict=False)

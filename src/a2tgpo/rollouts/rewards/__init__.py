@@ -1,0 +1,1 @@
+"""What episodes earn: one reward a file."""

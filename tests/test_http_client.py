@@ -1,0 +1,136 @@
+"""The client of all servers: time limits, kinds of failure, kept connections, and how long it goes on trying."""
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavailable
+from tests.helpers.misbehaving_server import FOUND, Misbehaving
+
+
+@pytest.fixture
+def client():
+    """`client(url, …)`: a client with a short time limit."""
+    opened = []
+
+    def build(url, timeout=0.5, max_connections=4):
+        opened.append(HttpClient(url, timeout, "data.engine", max_connections))
+        return opened[-1]
+
+    yield build
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def dripping():
+    """Address of a server that sends a byte of its answer every 0.05 seconds, for ten seconds."""
+    listening, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip():
+        connection, _ = listening.accept()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n")
+        for _ in range(200):
+            if over.wait(0.05):
+                break
+            try:
+                connection.sendall(b"x")
+            except OSError:  # the client has hung up
+                break
+        connection.close()
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    over.set()
+    thread.join()
+    listening.close()
+
+
+def test_an_answer_that_drips_is_given_up_in_time(client, dripping):
+    start = time.monotonic()
+    with pytest.raises(Unavailable, match=r"^/slow: no answer within 0\.5 seconds"):
+        client(dripping).post("/slow", {})
+    assert time.monotonic() - start < 1.5
+
+
+def test_one_request_may_have_less_time(client):
+    with Misbehaving(lambda n: "hang") as server:
+        start = time.monotonic()
+        with pytest.raises(Unavailable, match=r"^no answer within 0\.1 seconds"):
+            client(server.url, timeout=5.0).post("", {}, timeout=0.1)
+        assert time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize("act", [500, 502, 503, 408, 429])
+def test_a_busy_or_broken_server_may_answer_later(client, act):
+    with Misbehaving(lambda n: act) as server, pytest.raises(Unavailable, match=f"^status {act}: 'no'") as error:
+        client(server.url).post("", {})
+    assert error.value.status == act
+
+
+@pytest.mark.parametrize("act", [301, 400, 404, 422])
+def test_a_refusal_names_the_server_and_what_it_said(client, act):
+    with Misbehaving(lambda n: act) as server, pytest.raises(Refused) as error:
+        client(server.url).post("", {})
+    expected = f"data.engine.url={server.url}: the request was refused with status {act}: 'no'"
+    assert (error.value.status, str(error.value)) == (act, expected)
+
+
+@pytest.mark.parametrize("act", ["close", b'{"result": [', b"[1, 2"])
+def test_an_answer_that_is_cut_off_may_come_whole_later(client, act):
+    with Misbehaving(lambda n: act) as server, pytest.raises(Unavailable, match=r"disconnected|cut off"):
+        client(server.url).post("", {})
+
+
+def test_nobody_at_home(client):
+    with Misbehaving(lambda n: FOUND) as server:
+        pass
+    with pytest.raises(Unavailable, match=r"^/a: ConnectError: "):
+        client(server.url).get("/a")
+
+
+def test_json_is_read_and_any_other_text_is_handed_on(client):
+    with Misbehaving(lambda n: [FOUND, b" done"][n]) as server:
+        asked = client(server.url)
+        assert [asked.post("", {"a": 1}), asked.post("", {})] == [json.loads(FOUND), " done"]
+    assert server.asked == [{"a": 1}, {}]
+
+
+def test_proxies_of_the_machine_are_not_used(client, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with Misbehaving(lambda n: FOUND) as server:
+        assert client(server.url).post("", {}) == json.loads(FOUND)
+
+
+@pytest.mark.parametrize(
+    ("url", "timeout", "message"), [("here", 1.0, "url=here: "), ("http://a", 0.0, "timeout=0.0: ")]
+)
+def test_wrong_settings_are_named(url, timeout, message):
+    with pytest.raises(ValueError, match=rf"^data\.engine\.{message}expected"):
+        HttpClient(url, timeout, "data.engine", 1)
+
+
+# ---- the retry budget ------------------------------------------------------------------------------------------------
+
+
+def test_pauses_grow_up_to_the_longest_and_differ_between_clients():
+    budgets = [RetryBudget(1000.0, first_delay=0.1, longest_delay=0.4) for _ in range(50)]
+    for longest in (0.1, 0.2, 0.4, 0.4):
+        pauses = [budget.pause() for budget in budgets]
+        assert all(longest / 2 <= pause <= longest for pause in pauses) and len(set(pauses)) > 25
+
+
+def test_retries_are_counted():
+    budget = RetryBudget(1000.0, 0.1, 0.4, retries=2)
+    assert [budget.pause() is None for _ in range(3)] == [False, False, True] and budget.failures == 3
+
+
+def test_time_is_counted_from_the_first_failure_unless_told_otherwise():
+    late = RetryBudget(1.0, 0.1, 0.4, since=time.monotonic() - 2.0)
+    assert late.left < 0 and late.pause() is None
+    assert RetryBudget(1.0, 0.1, 0.4).pause() is not None and RetryBudget(0.0, 0.1, 0.4).pause() is None
