@@ -102,7 +102,7 @@ def require_context_length(
 
 def plan_beliefs(
     trajectories: Sequence[Trajectory],
-    context_ids: Int[Tensor, "B T+1"],
+    context_ids: Int[Tensor, "B S"],
     tokenizer: PreTrainedTokenizerBase,
     wrapper: tuple[str, str],
     answers: Callable[[Task], Sequence[str]],
