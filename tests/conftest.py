@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+import tests.helpers.checked_shapes  # noqa: F401  # before the first import of the project
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.policies.policy import Policy
 from a2tgpo.system.process import configure_process

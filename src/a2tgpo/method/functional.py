@@ -1,6 +1,6 @@
 """The equations of A²TGPO (arXiv 2605.06200) as pure tensor functions.
 
-Axes: B trajectories, T turns, L tokens, A accepted answers; beliefs have S = T+1 states, state 0 is the query alone.
+Axes: B trajectories, T turns, L tokens, A accepted answers; S = T+1 belief states, state 0 is the query alone.
 A mask is True where an entry counts, results are 0 where it does not, and what lies under a False is never read.
 `turn_ids[b, l]` is k ≥ 0 for an action token of turn k and −1 for every other token.
 """
@@ -31,7 +31,7 @@ def log_belief(
     raise ValueError(f"aliases={aliases}: expected first, max or mean")
 
 
-def information_gain(belief: Float[Tensor, "B S"], gain_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def information_gain(belief: Float[Tensor, "B S"], gain_mask: Bool[Tensor, "B S-1"]) -> Float[Tensor, "B S-1"]:
     """What a turn added to the belief: igₜ = π(a | q, τ≤t) − π(a | q, τ<t).
 
     Eq. 3, a difference of probabilities; of log-probabilities (nats) when log-beliefs are given.
