@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# ---- Information gain (eqs. 2, 3) ------------------------------------------------------------------------------------
+# ---- Information gain ------------------------------------------------------------------------------------------------
 
 
 def log_belief(
@@ -39,7 +39,7 @@ def information_gain(belief: Float[Tensor, "B S"], gain_mask: Bool[Tensor, "B S-
     return torch.where(gain_mask, belief[:, 1:] - belief[:, :-1], 0.0)
 
 
-# ---- Credit (eqs. 6–9) -----------------------------------------------------------------------------------------------
+# ---- Credit ----------------------------------------------------------------------------------------------------------
 
 
 def turn_groups(group_ids: Int[Tensor, " B"], n_turns: int) -> Int[Tensor, "B T"]:
@@ -76,8 +76,8 @@ def standardise(
 ) -> Float[Tensor, "B T"]:
     """Reward in standard deviations of its group: r̂ = (r − mean(r)) / std(r), population standard deviation.
 
-    Eqs. 6–9, for the gains (îg) and the outcome (R̂). Rewards share a group by `labels`. A group whose max − min is at
-    most `resolution`, a singleton included, is all 0; one above it is not bent by any epsilon.
+    Eq. 6 for the gains (îg), R̂ of eq. 9 for the outcome. Rewards share a group by `labels`. A group whose max − min is
+    at most `resolution`, a singleton included, is all 0; one above it is not bent by any epsilon.
     """
     above, index, n_groups = _above_lowest(reward, mask, labels)
     spread = above.new_zeros(n_groups).scatter_reduce(0, index, above, "amax", include_self=False)[index]
@@ -90,7 +90,7 @@ def standardise(
 def discounted_sum(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float) -> Float[Tensor, "B T"]:
     """Rewards still to come: Dₜ = Σ_{k≥t} γ^{k−t} r̂ₖ over the counted turns k, 0 at turns that do not count.
 
-    Eqs. 6–9. The exponent is the distance in turns, so a hole adds no term but is a step away.
+    Eq. 7. The exponent is the distance in turns, so a hole adds no term but is a step away.
     """
     turn = torch.arange(reward.shape[1], device=reward.device)
     distance = (turn - turn[:, None]).clamp(min=0).to(reward.dtype)
@@ -100,16 +100,16 @@ def discounted_sum(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamm
 
 
 def sqrt_rescale(total: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Sum brought back to the scale of one term: Dₜ / √nₜ, nₜ = number of counted turns k ≥ t (eqs. 6–9)."""
+    """Sum brought back to the scale of one term: Dₜ / √nₜ, nₜ = number of counted turns k ≥ t (eq. 8)."""
     n_terms = mask.flip(-1).cumsum(-1).flip(-1)
     return torch.where(mask, total / n_terms.clamp(min=1).to(total.dtype).sqrt(), 0.0)
 
 
-# ---- Ratio, clipping, loss (eqs. 10–12) ------------------------------------------------------------------------------
+# ---- Ratio, clipping, loss -------------------------------------------------------------------------------------------
 
 
 def clip_scale(normalized: Float[Tensor, "B T"], beta: float) -> Float[Tensor, "B T"]:
-    """Factor on the clip range: c = 1 + β(2σ(îg) − 1), in (1 − β, 1 + β), 1 where îg = 0 (eqs. 10–12)."""
+    """Factor on the clip range: c = 1 + β(2σ(îg) − 1), in (1 − β, 1 + β), 1 where îg = 0 (eq. 11)."""
     return 1 + beta * (2 * normalized.sigmoid() - 1)
 
 
@@ -121,7 +121,7 @@ def to_tokens(per_turn: Float[Tensor, "B T"], turn_ids: Int[Tensor, "B L"]) -> F
 def turn_mean(values: Float[Tensor, "B L"], turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Each action token gets the mean over its turn's tokens: (1/|yₜ|) Σ_{l∈yₜ} xₗ.
 
-    On log πθ − log π_old (nats) this is log sₜ(θ), eqs. 10–12.
+    On log πθ − log π_old (nats) this is log sₜ(θ), eq. 10.
     """
     mask, turn = turn_ids >= 0, turn_ids.clamp(min=0)
     empty = values.new_zeros(len(values), int(turn.max()) + 1)
@@ -143,7 +143,7 @@ def clipped_surrogate(
     low: Float[Tensor, "B L"],
     high: Float[Tensor, "B L"],
 ) -> Float[Tensor, "B L"]:
-    """Loss of a token: −min(s·Â, clip(s, 1 − low, 1 + high)·Â), s = exp(log_ratio); inf opens a side (eqs. 10–12)."""
+    """Loss of a token: −min(s·Â, clip(s, 1 − low, 1 + high)·Â), s = exp(log_ratio); inf opens a side (eq. 12)."""
     ratio = log_ratio.exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
@@ -154,7 +154,7 @@ def clipped(
     low: Float[Tensor, "B L"],
     high: Float[Tensor, "B L"],
 ) -> Bool[Tensor, "B L"]:
-    """Tokens whose gradient the bound zeroes: s > 1 + high where Â > 0, s < 1 − low where Â < 0 (eqs. 10–12)."""
+    """Tokens whose gradient the bound zeroes: s > 1 + high where Â > 0, s < 1 − low where Â < 0 (eq. 12)."""
     ratio = log_ratio.exp()
     return ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - low))
 

@@ -41,7 +41,7 @@ class Method:
 
     @torch.no_grad()
     def assign(self, observed: Observed) -> TurnCredit:
-        """Gain, advantage and clip bounds of every turn of this rank (eqs. 2–9, 11).
+        """Gain (eq. 3), advantage (eq. 9) and clip bounds (eq. 11) of every turn of this rank.
 
         Ranks hold whole groups, but credit may compare groups: it sees the turns of all ranks.
         """
@@ -92,7 +92,7 @@ class Method:
         credit: TurnCredit,
         loss_weight: Float[Tensor, "B L"],
     ) -> tuple[Float[Tensor, ""], Bool[Tensor, "B L"]]:
-        """Σ loss_weight · surrogate over the action tokens (eqs. 10, 12), with gradient through `logprobs`; and which
+        """Σ loss_weight · surrogate over the action tokens (eq. 12), with gradient through `logprobs`; and which
         tokens' gradient the bounds zero."""
         log_ratio = self.ratio(logprobs, old_logprobs, turn_ids)
         advantage, low, high = (to_tokens(x, turn_ids) for x in (credit.advantage, credit.clip_low, credit.clip_high))

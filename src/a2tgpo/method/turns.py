@@ -73,7 +73,7 @@ class CreditOutputs:
 
 @dataclass(frozen=True)
 class TurnCredit:
-    """What the method assigned to every turn: gain (eqs. 2, 3), credit (eqs. 6–9), clip bounds (eq. 11)."""
+    """What the method assigned to every turn: gain (eq. 3), advantage (eq. 9), clip bounds (eq. 11)."""
 
     gain: Float[Tensor, "B T"]
     gain_mask: Bool[Tensor, "B T"]

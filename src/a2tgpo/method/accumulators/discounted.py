@@ -11,7 +11,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class Discounted:
-    """Discounted sum of the rewards to come."""
+    """Discounted sum of the rewards to come (eq. 7)."""
 
     gamma: float
     """Discount per turn of distance."""

@@ -11,7 +11,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class VarianceRescaled:
-    """Discounted sum of the rewards to come over the square root of their number (eqs. 6–9)."""
+    """Discounted sum of the rewards to come (eq. 7) over the square root of their number (eq. 8)."""
 
     gamma: float
     """Discount per turn of distance."""

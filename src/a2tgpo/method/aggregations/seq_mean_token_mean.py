@@ -10,7 +10,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class SeqMeanTokenMean:
-    """Mean over trajectories of the mean over a trajectory's action tokens (eqs. 10–12)."""
+    """Mean over trajectories of the mean over a trajectory's action tokens (eq. 12)."""
 
     def __call__(self, turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """Weight of each token in the sum over the whole mini-batch; rows without action tokens do not count."""

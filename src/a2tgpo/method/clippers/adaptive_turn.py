@@ -11,7 +11,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class AdaptiveTurn:
-    """Clip range scaled per turn by its normalised gain: [1 − c·ε_low, 1 + c·ε_high] (eqs. 10–12)."""
+    """Clip range scaled per turn by its normalised gain: [1 − c·ε_low, 1 + c·ε_high] (eq. 11)."""
 
     beta: float
     """Strength: the scale c stays inside (1 − β, 1 + β)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Additive:
-    """Âₜ = α · Dₜ/√nₜ + R̂: the outcome stays out of the gains' groups and joins at the end (eqs. 6–9)."""
+    """Âₜ = α · Dₜ/√nₜ + R̂: the outcome stays out of the gains' groups and joins at the end (eq. 9)."""
 
     alpha: float
     """Weight of the turn credit; the paper has none (1), its released code 0.3."""

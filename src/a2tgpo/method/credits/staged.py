@@ -10,7 +10,7 @@ from a2tgpo.method.turns import CreditInputs, CreditOutputs
 
 @dataclass(frozen=True)
 class StagedCredit:
-    """Credit in stages: place → normalizer → accumulator → combine (eqs. 6–9).
+    """Credit in stages: place → normalizer (eq. 6) → accumulator (eqs. 7, 8) → combine (eq. 9).
 
     A turn with no gain to come, the terminal turn for one, has the outcome's advantage alone: Â = R̂. So has a process
     turn without a gain of its own (the first turn under `baseline: first_turn`), even before turns that have one. An

@@ -12,7 +12,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Standardised over every turn of every trajectory of the prompt; on outcomes, the R̂ of GRPO (eqs. 6–9)."""
+    """Standardised over every turn of every trajectory of the prompt; on outcomes, R̂ of eq. 9, as in GRPO."""
 
     compares_trajectories: ClassVar[bool] = True
 

@@ -12,7 +12,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class TurnGroup:
-    """Standardised inside the turn group: gains at one turn index of one prompt (eqs. 6–9)."""
+    """Standardised inside the turn group: gains at one turn index of one prompt (eq. 6)."""
 
     compares_trajectories: ClassVar[bool] = True
 

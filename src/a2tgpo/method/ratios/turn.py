@@ -10,7 +10,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class TurnRatio:
-    """Geometric mean of the ratios of a turn's tokens: sₜ(θ) (eqs. 10–12)."""
+    """Geometric mean of the ratios of a turn's tokens: sₜ(θ) (eq. 10)."""
 
     def __call__(
         self,

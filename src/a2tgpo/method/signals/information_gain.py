@@ -15,7 +15,7 @@ MAX_ALIASES = 8
 
 @dataclass(frozen=True)
 class InformationGain:
-    """Change of the belief in the accepted answer over a turn (eqs. 2, 3)."""
+    """Change (eq. 3) of the belief in the accepted answer (eq. 2) over a turn."""
 
     gain: str
     """`prob`: difference of probabilities, as the paper writes it; `log_prob`: of log-probabilities, in nats."""

@@ -10,7 +10,7 @@ from a2tgpo.method import functional
 
 @dataclass(frozen=True)
 class PPO:
-    """The more pessimistic of the free and the bounded ratio (eqs. 10–12)."""
+    """The more pessimistic of the free and the bounded ratio (eq. 12)."""
 
     def __call__(
         self,
