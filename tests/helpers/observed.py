@@ -1,7 +1,7 @@
 """What signals and credits are given, from the few tensors that a test cares about."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -61,3 +61,51 @@ def rows(inputs: CreditInputs | Observed, order: Tensor) -> CreditInputs | Obser
     """The same trajectories in another order."""
     tensors = {f.name: getattr(inputs, f.name) for f in fields(inputs) if f.name != "trajectories"}
     return replace(inputs, **{name: tensor[order] for name, tensor in tensors.items()})
+
+
+def random_observed(seed: int, rows: int = 9, turns: int = 4, prompts: int = 3, aliases: int = 3) -> Observed:
+    """Trajectories of several prompts in float64: of unlike lengths, with and without a terminal turn or any process
+    turn, aliases missing in some; what nobody scored is not a number."""
+    rng = torch.Generator().manual_seed(seed)
+    n_turns = torch.randint(1, turns + 1, (rows,), generator=rng)
+    n_turns[0] = turns
+    n_process = n_turns - torch.randint(0, 2, (rows,), generator=rng)
+    state_mask = torch.arange(turns + 1) <= n_process[:, None]
+    alias_mask = torch.arange(aliases) < torch.randint(1, aliases + 1, (rows,), generator=rng)[:, None]
+    logprob = -2 * torch.rand(rows, turns + 1, aliases, dtype=torch.float64, generator=rng)
+    seen = observed(
+        torch.where(state_mask[:, :, None] & alias_mask[:, None], logprob, torch.nan),
+        alias_mask,
+        state_mask,
+        outcome=torch.randint(-1, 2, (rows,), generator=rng).double(),
+        group_ids=torch.randint(0, prompts, (rows,), generator=rng),
+        turn_mask=torch.arange(turns) < n_turns[:, None],
+    )
+    return replace(seen, state_ids=torch.randint(0, rows, (rows, turns), generator=rng))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a loss is given of tokens. Every log-prob is a number, also where no action token is."""
+
+    turn_ids: Tensor
+    logprobs: Tensor
+    old_logprobs: Tensor
+    rollout_logprobs: Tensor
+
+
+def random_tokens(turn_mask: Tensor, seed: int, drift: float) -> Tokens:
+    """One to three tokens a turn, tool tokens between them; log-probs moved by `drift` since the rollout set."""
+    rng = torch.Generator().manual_seed(seed)
+    lines = []
+    for n_turns in turn_mask.sum(1).tolist():
+        line = [-1]
+        for turn in range(n_turns):
+            n_own, n_tool = torch.randint(1, 4, (2,), generator=rng).tolist()
+            line += [turn] * n_own + [-1] * n_tool
+        lines.append(line)
+    width = max(map(len, lines))
+    turn_ids = torch.tensor([line + [-1] * (width - len(line)) for line in lines])
+    old = -3 * torch.rand(turn_ids.shape, dtype=torch.float64, generator=rng)
+    moved, gap = torch.randn(2, *turn_ids.shape, dtype=torch.float64, generator=rng)
+    return Tokens(turn_ids, old + drift * moved, old, old + 0.3 * gap)
