@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from a2tgpo.method.functional import k3_kl
@@ -136,7 +136,7 @@ def rollout_metrics(
 
 def update_counts(
     batch: RolloutBatch, clipped: Bool[Tensor, "B L"], logprobs: Float[Tensor, "B L"]
-) -> tuple[Float[Tensor, "2 T"], float]:
+) -> tuple[Int[Tensor, "2 T"], float]:
     """Clipped and all action tokens by turn index, and the largest |log π_θ − log π_old| of any action token."""
     mask = batch.turn_ids >= 0
     turns = batch.turn_ids[mask]
@@ -146,7 +146,7 @@ def update_counts(
     return counts.cpu(), float(moved.max())
 
 
-def clip_metrics(counts: Float[Tensor, "2 T"]) -> dict[str, float]:
+def clip_metrics(counts: Int[Tensor, "2 T"]) -> dict[str, float]:
     """Share of action tokens whose gradient the bound zeroes: of all, and at each turn index."""
     metrics = {"update/clip_fraction": float(counts[0].sum() / counts[1].sum())}
     for t, (clipped, total) in enumerate(counts.T.tolist(), 1):
