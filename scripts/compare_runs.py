@@ -1,4 +1,4 @@
-"""Compare finished runs: a Markdown table (mean over seeds, lowest and highest) and a picture of the success in validation.
+"""Compare finished runs: a Markdown table (mean over seeds, lowest and highest) and a picture of success in validation.
 
 python scripts/compare_runs.py logs/train/runs/* --picture docs/learning_curve.png
 """

@@ -165,7 +165,7 @@ def test_evaluation_takes_the_precision_of_training():
         with precision_context("cpu", precision):
             evaluations[precision] = torch.ones(2, 2) @ torch.ones(2, 2)
     assert [product.dtype for product in evaluations.values()] == [torch.float32, torch.bfloat16]
-    with pytest.raises(ValueError, match="^precision=16: expected 32-true or bf16-mixed"):
+    with pytest.raises(ValueError, match=r"^precision=16: expected 32-true or bf16-mixed"):
         precision_context("cpu", "16")
     with pytest.raises(ValueError, match=r"^trainer\.precision=16: expected 32-true or bf16-mixed"):
         require_precision("16", "trainer.precision")
