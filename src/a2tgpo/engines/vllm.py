@@ -101,9 +101,9 @@ class VllmEngine:
         """Seconds until the next try. Raises ValueError where the retry budget is spent."""
         if (delay := budget.pause()) is not None:
             return delay
-        what = f"data.engine.url={self.server.url}: no answer for {self.patience:g} s (data.engine.patience); last {error}"
+        what = f"no answer for {self.patience:g} s (data.engine.patience); last {error}"
         how = "expected a running server: start it again, then go on from the last checkpoint with ckpt_path"
-        raise ValueError(f"{what}; {how}") from error
+        raise ValueError(f"data.engine.url={self.server.url}: {what}; {how}") from error
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
