@@ -37,11 +37,11 @@ test-slow: $(READY) ## Run the slow tests too
 	scripts/setup_vllm.sh $(PYTHON) $(TORCH_INDEX)
 
 test-vllm: $(READY) .venv-vllm/.ready ## Run the tests against a real vLLM on the CPU (an environment of 3.4 GB)
-	$(BIN)/python -m pytest tests/real_vllm -m vllm $(ARGS)
+	$(BIN)/python -m pytest tests/engines/real_vllm -m vllm $(ARGS)
 
 test-loggers: $(READY) ## Run the tests of the loggers that are optional extras, which it installs
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[wandb,trackio]"
-	$(BIN)/python -m pytest tests/test_loggers.py -m loggers $(ARGS)
+	$(BIN)/python -m pytest tests/callbacks/test_loggers.py -m loggers $(ARGS)
 
 lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .

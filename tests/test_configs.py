@@ -20,15 +20,15 @@ NOT_BUILT = {
     "paths/default": "paths, no object",
     "trainer/gpu": "needs an accelerator",
     "trainer/ddp": "needs accelerators",
-    "logger/wandb": "needs an optional package; built in test_loggers.py",
-    "logger/trackio": "needs an optional package; built in test_loggers.py",
-    "data/retriever/bm25": "needs a corpus; built in test_retrievers.py",
-    "data/retriever/dense": "needs a corpus and an encoder; built in test_retrievers.py",
+    "logger/wandb": "needs an optional package; built in callbacks/test_loggers.py",
+    "logger/trackio": "needs an optional package; built in callbacks/test_loggers.py",
+    "data/retriever/bm25": "needs a corpus; built in retrievers/test_retrievers.py",
+    "data/retriever/dense": "needs a corpus and an encoder; built in retrievers/test_retrievers.py",
     "model/policy/pretrained": "needs a model; built in test_own_model_and_data.py",
     "model/policy/pretrained_lora": "needs a model; built in test_own_model_and_data.py",
 }
 LARGE = {name for name in NAMES if name.startswith("experiment/") and ("qwen" in name or "pretrained" in name)}
-"""Their models must be fetched; built at small width in test_shapes.py."""
+"""Their models must be fetched; built at small width in dry_run/test_dry_run.py."""
 INCOMPLETE = {
     **{f"data/engine/weight_sync/{name}": "data/engine=vllm" for name in ("lora", "reload", "ipc", "nccl")},
     "data/retriever/bm25": "data.retriever.corpus_path=corpus.jsonl",
@@ -173,7 +173,8 @@ def test_added_key_that_nobody_takes_is_refused(composed, override, node):
 
 def test_a_new_strategy_is_one_file_and_one_yaml(composed, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "class Doubled:\n    def __call__(self, r, mask, groups):\n        return 2 * r\n"
+        "class Doubled:\n    compares_trajectories = False\n\n"
+        "    def __call__(self, r, mask, groups):\n        return 2 * r\n"
     )
     folder = tmp_path / "configs" / "model" / "normalizer"
     folder.mkdir(parents=True)

@@ -45,7 +45,7 @@ def trained(composed, tmp_path_factory):
         if kind not in TRAINED:
             directory = tmp_path_factory.mktemp(kind)
             paths = (f"paths.policy_dir={SHIPPED}", f"paths.output_dir={directory}")
-            keep = "+callbacks.keep._target_=test_export.Keep"
+            keep = "+callbacks.keep._target_=tests.test_export.Keep"
             train.train(composed("experiment=a2tgpo", *SMALL, *LIVELY, *paths, *KINDS[kind], keep))
             TRAINED[kind] = (directory, *Keep.scored)
         return TRAINED[kind]

@@ -16,8 +16,7 @@ from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.system.distributed import gather, rank_and_world_size
 from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavailable
 
-FIRST_DELAY, LONGEST_DELAY = 0.25, 8.0
-"""Seconds between two tries: doubled from the first to the longest."""
+DELAYS = (0.25, 8.0)  # seconds between two tries: doubled from the first to the longest
 
 
 class VllmEngine:
@@ -89,7 +88,7 @@ class VllmEngine:
         return pushed
 
     def _retry(self, action: Callable[[HttpClient, Served], None], served: Served) -> None:
-        budget = self._retry_budget()
+        budget = RetryBudget(self.patience, *DELAYS)
         while True:
             try:
                 return action(self.server, served)
@@ -98,19 +97,13 @@ class VllmEngine:
                     raise ValueError(f"data.engine.url={self.server.url}: weights were not taken; {error}") from error
                 time.sleep(self._pause(budget, error))
 
-    def _retry_budget(self) -> RetryBudget:
-        return RetryBudget(self.patience, FIRST_DELAY, LONGEST_DELAY)
-
     def _pause(self, budget: RetryBudget, error: Unavailable) -> float:
         """Seconds until the next try. Raises ValueError where the retry budget is spent."""
-        delay = budget.pause()
-        if delay is None:
-            raise ValueError(
-                f"data.engine.url={self.server.url}: no answer for {self.patience:g} s (data.engine.patience); "
-                f"last {error}; expected a running server: start it again, then go on from the last checkpoint with "
-                "ckpt_path"
-            ) from error
-        return delay
+        if (delay := budget.pause()) is not None:
+            return delay
+        what = f"no answer for {self.patience:g} s (data.engine.patience); last {error}"
+        how = "expected a running server: start it again, then go on from the last checkpoint with ckpt_path"
+        raise ValueError(f"data.engine.url={self.server.url}: {what}; {how}") from error
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +117,7 @@ class VllmEngine:
         Raises ValueError where the server refuses, or is silent for longer than the retry budget.
         """
         session += new_ids
-        body, budget = self._request(session, sampling), self._retry_budget()
+        body, budget = self._request(session, sampling), RetryBudget(self.patience, *DELAYS)
         while True:
             try:
                 completion = await asyncio.get_running_loop().run_in_executor(self._threads, self._complete, body)

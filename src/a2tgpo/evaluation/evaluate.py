@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -50,7 +51,9 @@ def evaluate(
     All questions are checked before the first episode. After each set `directory` holds `summary.json` over the sets so
     far, so a set that fails costs none before it. A lone set without `groups` leaves `transcripts.jsonl`; sets in
     groups leave `transcripts/<set>.jsonl` and the table as `benchmarks.{json,csv,md}`, and a set's figures end in its
-    name. Raises ValueError for an empty set, and for fewer than one question or sample.
+    name. A question that lost a sample to a failed episode is left out; `failed_episodes` counts them.
+
+    Raises ValueError for an empty set, and for fewer than one question or sample.
     """
     start = time.perf_counter()
     prompts = {name: _first(tasks, questions, samples) for name, tasks in sets.items()}
@@ -59,11 +62,13 @@ def evaluate(
     table: list[Column] = []
     for name, members in prompts.items():
         key = (seed, EVALUATION_NOISE, crc32(name.encode()))
-        trajectories = rollout.run(policy, members, samples, key, greedy=samples == 1)
+        played = rollout.run(policy, members, samples, key, greedy=samples == 1)
+        trajectories = _complete(played, samples)
         scores[name] = score(name, trajectories, samples, seed)
         settings = {"complete": len(scores) == len(prompts), "samples": samples, "seed": seed}
         ending, file = (f"/{name}", f"transcripts/{name}.jsonl") if groups else ("", "transcripts.jsonl")
-        summary |= settings | {f"{k}{ending}": value for k, value in figures(trajectories, samples).items()}
+        found = figures(trajectories, samples) | {"failed_episodes": len(members) * samples - len(played)}
+        summary |= settings | {f"{k}{ending}": value for k, value in found.items()}
         if groups:
             table = columns(scores, groups)
             write_table(directory, table, settings)
@@ -82,6 +87,12 @@ def _first(tasks: Sequence[Task], questions: int | None, samples: int) -> list[t
     if not len(tasks):
         raise ValueError("data.tasks: the split is empty; expected at least one question")
     return [(i, tasks[i]) for i in range(len(tasks) if questions is None else min(questions, len(tasks)))]
+
+
+def _complete(trajectories: Sequence[Trajectory], samples: int) -> list[Trajectory]:
+    """Those of questions of which no sample was lost to a failed episode: figures compare equal numbers of samples."""
+    left = Counter(trajectory.group for trajectory in trajectories)
+    return [trajectory for trajectory in trajectories if left[trajectory.group] == samples]
 
 
 def _flat(table: Sequence[Column]) -> dict[str, float]:

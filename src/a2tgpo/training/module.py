@@ -10,6 +10,7 @@ from torch import Tensor
 
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import Method
+from a2tgpo.policies.checkpoint import weights_in
 from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, pack, token_positions
@@ -193,8 +194,7 @@ class A2TGPOModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Raises ValueError where the checkpoint belongs to another architecture."""
-        weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-        require_same_architecture(self.policy, weights)
+        require_same_architecture(self.policy, weights_in(checkpoint))
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 

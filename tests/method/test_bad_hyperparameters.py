@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 
 BAD = [
     ("clipper/adaptive_turn", "beta", 1.2, "model.clipper.beta=1.2: expected 0 <= beta < 1"),

@@ -8,11 +8,16 @@ import pytest
 import torch
 
 import eval as entry_point
+from a2tgpo.engines.scripted import ScriptedEngine
+from a2tgpo.evaluation.evaluate import evaluate as evaluate_sets
 from a2tgpo.evaluation.evaluate import pass_at_k, sampled_metrics
 from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.policies.pretrained import load_policy
+from a2tgpo.rollouts.protocols import StepResult
+from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.process import precision_context, require_precision
 from tests.helpers.build import build_trajectory
+from tests.helpers.loops import loop
 from tests.helpers.tiny_runs import SHIPPED
 
 EPISODE = {"success", "em", "f1", "format", "calls", "tool_failures", "reward", "turns", "action_tokens", "tokens"}
@@ -169,3 +174,32 @@ def test_evaluation_takes_the_precision_of_training():
         precision_context("cpu", "16")
     with pytest.raises(ValueError, match=r"^trainer\.precision=16: expected 32-true or bf16-mixed"):
         require_precision("16", "trainer.precision")
+
+
+def test_a_question_that_lost_a_sample_is_left_out_and_counted(tmp_path, random_policy):
+    class Answers:
+        stop_strings, deterministic, acted = ("</search>",), True, 0
+
+        def __init__(self, task):
+            self.task = task
+
+        def prompt(self):
+            return "Question: x"
+
+        def step(self, action_text):
+            return StepResult(stop=StopReason.ANSWERED)
+
+        def state(self):
+            return None
+
+        def finish(self, stop):
+            type(self).acted += 1
+            if type(self).acted == 2:
+                raise RuntimeError("lost")
+            return {"success": float(self.task.task_id == "b")}
+
+    rollout = loop(ScriptedEngine(lambda key: ["<search> a</search>"]), Answers, max_failed_share=0.5)
+    tasks = [Task("a", "x", ("y",)), Task("b", "x", ("y",))]
+    found = evaluate_sets(random_policy, rollout, {"set": tasks}, {}, None, 2, 0, tmp_path).summary
+    assert found["failed_episodes"] == 1 and found["questions"] == 1
+    assert found["success"] in (0.0, 1.0) and found["pass@2"] == found["success"]

@@ -28,7 +28,7 @@ from tests.helpers.tiny_runs import SHIPPED, finish
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
 
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 WRAPPER = ("<think> done</think><answer> ", "</answer>")
 SIZE = WorldSize(film=6, person=10, city=5, company=4, country=3, person_words=14)
 CHAT = """{%- for message in messages -%}
@@ -232,7 +232,7 @@ def test_a_row_without_accepted_answers_is_named(tmp_path):
 TWO_PROCESSES = """
 import os
 import torch
-from tests.test_trl import CREDIT, make_trainer
+from tests.integrations.test_trl import CREDIT, make_trainer
 trainer = make_trainer("unused", per_device_train_batch_size=4, ddp_backend="gloo")
 trainer.train()
 batch, weights = trainer._buffered_inputs[0], sum(p.double().sum() for p in trainer.model.parameters())

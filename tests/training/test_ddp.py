@@ -121,9 +121,9 @@ def test_ranks_roll_out_what_one_process_would(runs):
 
 def test_credit_is_that_of_the_whole_rollout_set(runs):
     one, two = (by_place(rollouts(directory)) for directory in runs)
-    assert any(line["normalized"] != [0.0] * len(line["turns"]) for line in one.values())
+    assert any(line["normalized_gain"] != [0.0] * len(line["turns"]) for line in one.values())
     for place, line in one.items():
-        for key in ("normalized", "advantage", "clip_low", "clip_high"):
+        for key in ("normalized_gain", "advantage", "clip_low", "clip_high"):
             assert two[place][key] == pytest.approx(line[key], rel=0, abs=1e-3), (place, key)
 
 

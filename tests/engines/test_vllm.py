@@ -20,10 +20,10 @@ from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import read
+from tests.engines.test_huggingface import PROMPTS, assert_same, favour_end, play
 from tests.helpers.completions_server import CompletionsServer
 from tests.helpers.plain_engine import PlainEngine
 from tests.helpers.tiny_runs import SHIPPED, SMALL, finish, start, table
-from tests.test_engine import PROMPTS, assert_same, favour_end, play
 
 
 @pytest.fixture

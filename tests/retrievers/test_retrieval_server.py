@@ -19,7 +19,7 @@ from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.protocols import Passage
 from a2tgpo.retrievers.server import MAX_BODY, RetrievalServer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXTS = ('"Bemi"\nThe director of Bemi is Varo Tano.', '"Varo Tano"\nThe birthplace of Varo Tano is Kelu.')
 OPTIONS = {"host": "127.0.0.1", "port": 0, "topk": 3, "window": 0.002, "max_batch": 64}
 

@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 PLAYABLE = [name for name in EXPERIMENTS if "qwen" not in name and "pretrained" not in name]
-"""The others need a model that must be fetched; test_shapes.py runs them at small width."""
+"""The others need a model that must be fetched; dry_run/test_dry_run.py runs them at small width."""
 KEEP_ALL = ("callbacks.rollout_files.every=1", "callbacks.histograms.every=1")
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "data.module.group_size=4")
 """Settings under which the shipped policy visibly moves within one step."""
@@ -97,7 +97,10 @@ class Accident(Callback):
 
 
 def accident(iteration):
-    return "+callbacks.accident._target_=test_training.Accident", f"+callbacks.accident.iteration={iteration}"
+    return (
+        "+callbacks.accident._target_=tests.training.test_training.Accident",
+        f"+callbacks.accident.iteration={iteration}",
+    )
 
 
 def test_resumed_run_goes_on_bit_for_bit(run, capsys):
@@ -165,7 +168,7 @@ class Watch(Callback):
 
 def test_checkpoints_are_made_between_iterations_only(run, policy_dir):
     Watch.seen.clear()
-    watch = "+callbacks.watch._target_=test_training.Watch"
+    watch = "+callbacks.watch._target_=tests.training.test_training.Watch"
     directory = run("a", f"paths.policy_dir={policy_dir}", watch)
     assert Watch.seen == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (5, 4)]
     assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]

@@ -18,7 +18,7 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.method.turns import TurnCredit
 from tests.helpers.observed import from_beliefs, observed
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "credit_and_loss.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "credit_and_loss.json").read_text())
 CHOICES = {
     "signal": "information_gain",
     "outcome": "z",

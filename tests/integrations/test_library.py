@@ -14,7 +14,7 @@ import torch
 from a2tgpo.integrations.turns import split_turns, turn_ids
 from a2tgpo.integrations.verl import compute_a2tgpo_advantage, register
 
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 
 
 # ---- as a library ----------------------------------------------------------------------------------------------------

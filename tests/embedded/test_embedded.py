@@ -28,7 +28,7 @@ from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
 from tests.helpers.episodes import search_qa
 
-SHIPPED = Path(__file__).resolve().parents[1] / "src/a2tgpo/policies/tiny"
+SHIPPED = Path(__file__).resolve().parents[2] / "src/a2tgpo/policies/tiny"
 SIZE = WorldSize()
 TASKS = EmbeddedTasks(SIZE, QuestionMix(), 4, 400, 400, 400)
 TOKENIZER = build_tokenizer()
@@ -134,7 +134,7 @@ def test_the_shipped_policy_decides_poorly(
 ) -> None:
     data = instantiate(composed("experiment=a2tgpo").data.module, _convert_="all")
     validation = TASKS.split(Split.VALIDATION)
-    greedy = evaluate(shipped, data.rollout, validation, 200, samples=1, seed=0, directory=tmp_path)
-    sampled = evaluate(shipped, data.rollout, validation, 50, samples=4, seed=0, directory=tmp_path)
+    greedy = evaluate(shipped, data.rollout, {"val": validation}, {}, 200, 1, 0, tmp_path).summary
+    sampled = evaluate(shipped, data.rollout, {"val": validation}, {}, 50, 4, 0, tmp_path).summary
     assert 0.3 <= greedy["em"] <= 0.65
     assert sampled["em"] >= 0.3

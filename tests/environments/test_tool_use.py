@@ -25,7 +25,7 @@ from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
 from tests.helpers.episodes import SEARCH, said, search_qa, tool_use
 
-SRC = Path(__file__).resolve().parents[1] / "src"
+SRC = Path(__file__).resolve().parents[2] / "src"
 FIRST, SECOND, THIRD = "The director of Bemi is Varo.", "The city of Varo is Kelu.", "The age of Varo is 7."
 TASK = Task("t", "How old is the director of Bemi, times 6?", ("42",), evidence=(FIRST, THIRD, "42"))
 TAGS = TextTags("Question: {question}", ("<answer> ", "</answer>"))

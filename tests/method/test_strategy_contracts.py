@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from a2tgpo.rollouts.trajectory import Task
 from tests.helpers.observed import credit_inputs, observed, rows
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 MANDATORY = {"aggregation/token_sum_norm": {"max_length": 16}}
 NOT_PER_PROMPT = {"none", "batch"}
 B, T, L = 6, 4, 10

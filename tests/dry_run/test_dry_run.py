@@ -15,8 +15,8 @@ from a2tgpo.callbacks.sizing_report import SizingReport
 from a2tgpo.dry_run.footprint import GIB, Hardware, Plan, memory, peak, seconds, tokens
 from a2tgpo.dry_run.toy_models import parameter_counts
 
-README = Path(__file__).parents[1] / "README.md"
-CONFIGS = Path(__file__).parents[1] / "configs"
+README = Path(__file__).parents[2] / "README.md"
+CONFIGS = Path(__file__).parents[2] / "configs"
 LARGE = sorted(path.stem for path in (CONFIGS / "experiment").glob("*qwen*.yaml"))
 SIZES = {"qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "qwen2_5_7b": 7_615_616_512}
 """Parameters of the published weights."""

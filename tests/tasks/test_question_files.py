@@ -247,7 +247,7 @@ def test_training_draws_own_questions(composed, write, tmp_path):
 
 def test_reading_questions_needs_no_torch():
     code = "import sys, a2tgpo.tasks.question_files, a2tgpo.tasks.benchmarks; sys.exit('torch' in sys.modules)"
-    source = Path(__file__).parents[1] / "src"
+    source = Path(__file__).parents[2] / "src"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False).returncode == 0
 
 

@@ -16,7 +16,7 @@ from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from tests.helpers.episodes import SEARCH, said, search_qa
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "data" / "dialect").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "data" / "dialect").glob("*.yaml"))
 QUERY = {
     "text_tags": "<think> a</think><search> the capital</search>",
     "a_tgpo": "<think>a</think><search>the capital</search>",

@@ -66,7 +66,7 @@ assert PAPER.clipper(torch.zeros(3))[0].shape == (3,)  # one axis too few
 
 
 def test_a_run_neither_checks_nor_imports_beartype():
-    source = Path(__file__).parents[1] / "src"
+    source = Path(__file__).parents[2] / "src"
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", UNCHECKED]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
