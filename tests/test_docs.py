@@ -17,14 +17,21 @@ from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.rollouts.trajectory import Split, StopReason
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/distributed.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 TEXT = {name: (ROOT / name).read_text() for name in DOCUMENTS}
+CONFIGURATION = TEXT["docs/configuration.md"]
 EXAMPLE = re.compile(r"^`((?:src|configs)/\S+)`\n```(?:python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PYTHON_COMMAND = re.compile(r"python src/(\w+)\.py((?: [^\s`#]+)*)")
+PYTHON_COMMAND = re.compile(r"python src/(\w+)\.py((?: [^\s`#\\]+)*)")
 MAKE_COMMAND = re.compile(r"(?:^|`)make ([a-z-]+)((?: [A-Z_]+=(?:\"[^\"]*\"|[^\s`]+))*)", re.MULTILINE)
 CONFIGURED = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-README_COMMANDS = [command for command in PYTHON_COMMAND.findall(TEXT["README.md"]) if command[0] in CONFIGURED]
-MAKE_COMMANDS = [match for name in ("README.md", "CONTRIBUTING.md") for match in MAKE_COMMAND.findall(TEXT[name])]
+COMMANDS = [
+    command
+    for name in DOCUMENTS
+    if name != "CONTRIBUTING.md"
+    for command in PYTHON_COMMAND.findall(TEXT[name])
+    if command[0] in CONFIGURED
+]
+MAKE_COMMANDS = [match for name in DOCUMENTS for match in MAKE_COMMAND.findall(TEXT[name])]
 
 
 def swept(arguments):
@@ -57,8 +64,8 @@ def examples(tmp_path, monkeypatch):
 # ---- commands and tables ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("entry", "arguments"), README_COMMANDS)
-def test_readme_command_composes(composed, examples, entry, arguments):
+@pytest.mark.parametrize(("entry", "arguments"), sorted(set(COMMANDS)))
+def test_command_composes(composed, examples, entry, arguments):
     for overrides in swept(arguments.split()):
         config = composed(*overrides, examples, config_name=entry)
         assert entry == "serve" or config.task_name == entry
@@ -91,8 +98,8 @@ def test_make_command_names_a_target(composed, target, variables):
         composed("experiment=a2tgpo", *overrides[1].split(), config_name=target)
 
 
-def test_readme_lists_every_choice():
-    rows = re.findall(r"^\| `((?:model|data)/\w+|data|trainer|logger)` \| (.*) \|$", TEXT["README.md"], re.MULTILINE)
+def test_configuration_lists_every_choice():
+    rows = re.findall(r"^\| `((?:model|data)/\w+|data|trainer|logger)` \| (.*) \|$", CONFIGURATION, re.MULTILINE)
     listed = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows}
     folders = [path for top in ("model", "data") for path in (ROOT / "configs" / top).iterdir() if path.is_dir()]
     folders += [ROOT / "configs" / name for name in ("data", "trainer", "logger")]
@@ -103,13 +110,18 @@ def test_readme_lists_every_choice():
     assert listed == on_disk
 
 
-def test_readme_lists_every_experiment():
-    listed = set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|.*\|$", TEXT["README.md"], re.MULTILINE))
+def test_configuration_lists_every_experiment():
+    listed = set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|.*\|$", CONFIGURATION, re.MULTILINE))
     assert listed == {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
 
 
-def test_readme_has_no_placeholder_left():
-    assert re.findall(r"\{\{.*?\}\}", TEXT["README.md"]) == []
+def test_readme_is_short():
+    assert len(TEXT["README.md"].splitlines()) <= 220
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_placeholder_is_left(name):
+    assert re.findall(r"\{\{.*?\}\}", TEXT[name]) == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

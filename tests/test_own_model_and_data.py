@@ -1,4 +1,4 @@
-"""The README's "Your own model and data", followed literally: its commands, with a small random Qwen3 in place of the
+"""docs/models_and_data.md, followed literally: its commands, with a small random Qwen3 in place of the
 hub's, a small corpus, and a free port."""
 
 import json
@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.helpers.model_zoo import build
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTION = re.search(r"^## Your own model and data\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+DOCUMENT = (ROOT / "docs" / "models_and_data.md").read_text()
 COMMANDS = [
-    line for line in re.search(r"```bash\n(.*?)```", SECTION, re.S)[1].splitlines() if line.startswith("python")
+    line for line in re.search(r"```bash\n(.*?)```", DOCUMENT, re.S)[1].splitlines() if line.startswith("python")
 ]
 FEW = "data.module.prompts_per_iteration=4 data.module.mini_batch_prompts=2 data.module.group_size=2 "
 FEW += "data.module.max_prompt_tokens=700 data.module.max_response_tokens=250 data.module.max_action_tokens=20 "
@@ -55,7 +55,7 @@ def place(tmp_path_factory):
 
 
 def run(place, command, **replaced):
-    """The command as the README has it, but for what stands in `replaced`."""
+    """The command as the document has it, but for what stands in `replaced`."""
     for text, other in replaced.items():
         assert text in command
         command = command.replace(text, other)

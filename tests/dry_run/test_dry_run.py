@@ -15,7 +15,7 @@ from a2tgpo.callbacks.sizing_report import SizingReport
 from a2tgpo.dry_run.footprint import GIB, Hardware, Plan, memory, peak, seconds, tokens
 from a2tgpo.dry_run.toy_models import parameter_counts
 
-README = Path(__file__).parents[2] / "README.md"
+TABLE = Path(__file__).parents[2] / "docs" / "models_and_data.md"
 CONFIGS = Path(__file__).parents[2] / "configs"
 LARGE = sorted(path.stem for path in (CONFIGS / "experiment").glob("*qwen*.yaml"))
 SIZES = {"qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "qwen2_5_7b": 7_615_616_512}
@@ -116,7 +116,7 @@ def test_a_large_experiment_runs_one_whole_iteration_at_small_width(composed, ca
     (report,) = (callback for callback in trainer.callbacks if isinstance(callback, SizingReport))
     parameters, trained = parameter_counts(report.architecture, report.lora)
     gib = peak(memory(report.architecture, parameters, trained, report.plan(data.real, learner))) / GIB
-    row = re.search(rf"\| `{name}` \| ([\d.]+) B, ([\d.]+) B \| ([\d.]+) \|", README.read_text())
+    row = re.search(rf"\| `{name}` \| ([\d.]+) B, ([\d.]+) B \| ([\d.]+) \|", TABLE.read_text())
     assert [float(number) for number in row.groups()] == pytest.approx([parameters / 1e9, trained / 1e9, gib], abs=0.05)
     printed = capsys.readouterr().out
     assert "parameters" in printed and "seconds at least" in printed

@@ -1,0 +1,1 @@
+"""Toy stand-ins and the memory arithmetic of the real size."""

@@ -1,0 +1,1 @@
+"""The invented world that ships: questions, passages, tokenizer, demonstrations, probes."""

@@ -1,0 +1,1 @@
+"""A policy outside training: figures, intervals, tables."""

@@ -1,0 +1,1 @@
+"""What finds passages: BM25, dense vectors, a server."""

@@ -1,0 +1,1 @@
+"""What is recorded, the multi-turn loop, and what episodes earn."""

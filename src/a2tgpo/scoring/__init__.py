@@ -1,0 +1,1 @@
+"""Trajectories as tensors; log-probs and beliefs in one cached pass."""

@@ -1,0 +1,1 @@
+"""Processes, ranks, threads, clocks, files and servers: nothing about learning."""

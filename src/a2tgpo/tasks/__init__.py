@@ -1,0 +1,1 @@
+"""Questions: files of every known layout, benchmarks, word problems."""

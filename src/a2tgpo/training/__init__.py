@@ -1,0 +1,1 @@
+"""The LightningModule, the LightningDataModule, and their numbers."""

@@ -1,0 +1,1 @@
+"""How actions and results are written: one dialect a file."""
