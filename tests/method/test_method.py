@@ -124,6 +124,15 @@ def test_a_correction_for_equal_policies_corrects_nothing(tokens):
     assert float(PAPER.weigh(tokens.turn_ids, old, old).sum()) == pytest.approx(1, rel=0, abs=1e-7)  # shares are fp32
 
 
+def test_a_token_weighs_its_share_times_its_truncated_importance(tokens):
+    corrected = replace(PAPER, correction=TruncatedImportance(cap=1.2))
+    weight = corrected.weigh(tokens.turn_ids, tokens.old_logprobs, tokens.rollout_logprobs)
+    ratio = (tokens.old_logprobs - tokens.rollout_logprobs).exp()
+    same(weight, PAPER.aggregation(tokens.turn_ids) * ratio.clamp(max=1.2))
+    own = ratio[tokens.turn_ids >= 0]
+    assert (own > 1.2).any() and (own < 1.2).any()
+
+
 # ---- the equations as a loop -----------------------------------------------------------------------------------------
 
 
