@@ -90,7 +90,7 @@ def standardise(
 def discounted_sum(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float) -> Float[Tensor, "B T"]:
     """Rewards still to come: Dₜ = Σ_{k≥t} γ^{k−t} r̂ₖ over the counted turns k, 0 at turns that do not count.
 
-    Eq. 7. The exponent is the distance in turns, so a hole adds no term but is a step away.
+    Eq. 7. The exponent is the distance in turns, so a turn without a gain adds no term but is a step away.
     """
     turn = torch.arange(reward.shape[1], device=reward.device)
     distance = (turn - turn[:, None]).clamp(min=0).to(reward.dtype)
