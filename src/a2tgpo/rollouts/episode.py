@@ -138,8 +138,10 @@ class Episode:
                 left -= len(turn.action_ids) + len(turn.observation_ids)
                 if stop is None and left == 0:
                     stop = StopReason.MAX_TOKENS
-        finally:
-            engine.close(session)
+        except EpisodeFailed:
+            engine.close(session)  # whatever else ends it ends the rollout, and nobody is to be sampled for any more
+            raise
+        engine.close(session)
         metrics = await self._ask(lambda: self.environment.finish(stop))
         start = self.start
         return Trajectory(
