@@ -1,4 +1,4 @@
-"""The few things ranks must agree on. In a single process everything here is the identity."""
+"""Collectives over ranks. In a single process everything here is the identity."""
 
 import os
 from collections.abc import Sequence
