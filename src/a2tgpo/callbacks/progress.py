@@ -55,6 +55,8 @@ class TrainingProgress(Callback):
         )
         if failures := m.get("train/tool_failures"):
             line += f"  failed calls {failures:.2f}"
+        if lost := m["train/failed_episodes"]:
+            line += f"  failed episodes {lost:.1%}"
         if self.bar is not None:
             self._update(description=line, completed=iteration)
         elif trainer.is_global_zero and (iteration % self.every == 0 or iteration == trainer.max_epochs):

@@ -92,7 +92,7 @@ class A2TGPOModule(LightningModule):
         self.metrics = rollout_metrics(
             trajectories, batch, scored.entropy, self.reference is not None, self.method.signal.answers
         )
-        self.metrics["train/failed_episodes"] = float(n_failed)
+        self.metrics["train/failed_episodes"] = n_failed / (n_failed + len(trajectories))
         return batch
 
     # ---- update ------------------------------------------------------------------------------------------------------
