@@ -67,7 +67,7 @@ def train(iterations: int) -> list[float]:
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=4e-4, betas=(0.9, 0.99))
     rewards = []
     for iteration in range(iterations):
-        prompts = [(i, tasks[iteration * PROMPTS + i]) for i in range(PROMPTS)]
+        prompts = [(i, tasks[(iteration * PROMPTS + i) % len(tasks)]) for i in range(PROMPTS)]
         trajectories = rollout.run(policy, prompts, GROUP_SIZE, key=(SEED, 0, iteration), greedy=False)
 
         scored = score(policy, trajectories, method.signal.answers, dialect.answer_wrapper, token_budget=4096)

@@ -37,7 +37,8 @@ def played():
 def resumed(trajectory, n_turns):
     """The start behind `n_turns` turns, with the noise that the trajectory was recorded with."""
     noise = SampleNoise((*KEY, trajectory.group, trajectory.sample))
-    return Start(trajectory.task, trajectory.group, trajectory.sample, noise, trajectory.turns[:n_turns])
+    prompt = trajectory.prompt_ids
+    return Start(trajectory.task, trajectory.group, trajectory.sample, noise, prompt, trajectory.turns[:n_turns])
 
 
 def without_logprobs(trajectory):
@@ -262,3 +263,22 @@ def test_a_thought_that_the_prefix_opened_is_replayed_with_its_tag(random_policy
     ((fork,),) = rollout.continue_from(random_policy, [(trajectory, 2)], 1, FORKS)
     assert [entry for entry in log if "search" in entry] == recorded
     assert fork.turns[2].action_text == closing
+
+
+@pytest.mark.parametrize("n_turns", [0, 2])
+def test_a_prompt_that_is_not_the_recorded_one_is_refused(random_policy, n_turns):
+    rollout = loop(partial(Diary, log=[]))
+    (trajectory,) = rollout.run(random_policy, [(0, TASK)], 1, KEY, greedy=False)
+    other = replace(trajectory, prompt_ids=trajectory.prompt_ids[:-1])
+    with pytest.raises(SettingError, match="task t: its prompt is not the recorded one"):
+        rollout.continue_from(random_policy, [(other, n_turns)], 1, FORKS)
+
+
+def test_a_prefix_that_leaves_nothing_to_sample_is_refused(random_policy):
+    rollout = loop(partial(Diary, log=[]))
+    (trajectory,) = rollout.run(random_policy, [(0, TASK)], 1, KEY, greedy=False)
+    used = len(trajectory.token_ids) - len(trajectory.prompt_ids) - len(trajectory.turns[-1].action_ids)
+    with pytest.raises(
+        ValueError, match=rf"data\.module\.max_response_tokens={used}: a prefix of task t has {used} tokens"
+    ):
+        replace(rollout, max_response_tokens=used).continue_from(random_policy, [(trajectory, 2)], 1, FORKS)

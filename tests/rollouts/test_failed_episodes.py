@@ -83,6 +83,24 @@ def test_too_many_failures_end_the_run_with_the_last_of_them(random_policy):
         rollout("step", RuntimeError("burst pipe"), share=0.3).run(random_policy, PROMPTS, 2, KEY, greedy=False)
 
 
+def test_waiting_for_a_thread_is_no_time_of_the_environment(random_policy):
+    @dataclass
+    class Slow(Fragile):
+        def step(self, action_text):
+            threading.Event().wait(0.1)
+            return super().step(action_text)
+
+    engine = ScriptedEngine(lambda key: ["<search> a</search>"] * 2)
+    rollout = loop(engine, lambda task: Slow(task, "", None), episode_timeout=0.35, max_sessions=256)
+    assert len(rollout.run(random_policy, PROMPTS, 80, KEY, greedy=False)) == 240  # of which 64 act at once
+
+
+@pytest.mark.parametrize("name", ["max_prompt_tokens", "max_response_tokens", "max_action_tokens", "max_sessions"])
+def test_a_loop_without_room_is_refused(name):
+    with pytest.raises(ValueError, match=rf"data\.module\.{name}=0: expected at least 1"):
+        loop(ScriptedEngine(lambda key: []), Fragile, **{name: 0})
+
+
 def test_a_wrong_setting_ends_the_run(random_policy):
     with pytest.raises(SettingError, match="no such tool"):
         rollout("step", SettingError("no such tool")).run(random_policy, PROMPTS, 1, KEY, greedy=False)

@@ -64,9 +64,13 @@ def evaluate(
         key = (seed, EVALUATION_NOISE, crc32(name.encode()))
         played = rollout.run(policy, members, samples, key, greedy=samples == 1)
         trajectories = _complete(played, samples)
+        if not trajectories:
+            raise ValueError(f"data.module.max_failed_share: every question of {name} lost an episode; expected fewer")
         scores[name] = score(name, trajectories, samples, seed)
         settings = {"complete": len(scores) == len(prompts), "samples": samples, "seed": seed}
-        ending, file = (f"/{name}", f"transcripts/{name}.jsonl") if groups else ("", "transcripts.jsonl")
+        ending, file = (
+            (f"/{name}", f"transcripts/{name}.jsonl") if groups or len(sets) > 1 else ("", "transcripts.jsonl")
+        )
         found = figures(trajectories, samples) | {"failed_episodes": len(members) * samples - len(played)}
         summary |= settings | {f"{k}{ending}": value for k, value in found.items()}
         if groups:

@@ -16,6 +16,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from a2tgpo.integrations.turns import split_turns, turn_ids
+from a2tgpo.method.corrections.none import NoCorrection
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import PAPER, Method
 from a2tgpo.method.turns import TurnCredit
@@ -63,6 +64,8 @@ class A2TGPOTrainer(GRPOTrainer):
                 value = getattr(self.args, option)
                 if value != default[option]:
                     raise ValueError(f"{option}={value}: expected {default[option]}; method.{part} stands in its place")
+        if not isinstance(method.correction, NoCorrection):
+            raise ValueError(f"method.correction={method.correction}: expected none; TRL corrects for its own engine")
         if self._is_vlm:
             raise ValueError(f"processing_class={type(self.processing_class).__name__}: expected a text tokenizer")
 

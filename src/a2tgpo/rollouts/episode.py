@@ -35,11 +35,23 @@ class Limits:
 
 
 async def run_in_thread(call: Callable[[], Result], timeout: float) -> Result:
-    """`call()`, off the event loop. Raises what it raises, and TimeoutError after `timeout` seconds."""
-    future = _THREADS.submit(call)
+    """`call()`, off the event loop. Raises what it raises, and TimeoutError once it has run for `timeout` seconds: waiting
+    for a free thread does not count."""
+    began: list[float] = []
+
+    def run() -> Result:
+        began.append(time.monotonic())
+        return call()
+
+    future = _THREADS.submit(run)
+    waiting = asyncio.wrap_future(future)
+    left = timeout
     try:
-        async with asyncio.timeout(timeout):
-            return await asyncio.wrap_future(future)
+        while not (await asyncio.wait({waiting}, timeout=left))[0]:
+            left = timeout - (time.monotonic() - began[0]) if began else timeout
+            if left <= 0:
+                raise TimeoutError
+        return waiting.result()
     finally:
         _THREADS.abandon(future)
 
@@ -92,10 +104,17 @@ class Episode:
         """
         self.environment, prompt, self._state = await self._ask(self._begin)
         self.prompt_ids = encode_prompt(self._policy, prompt)
-        if self.start.turns and not self.environment.deterministic:
+        if self.start.prompt_ids is None:
+            return
+        if not self.environment.deterministic:
             raise SettingError(
                 "data.environment.deterministic: a recorded prefix can only be continued in an environment that "
                 "promises to repeat itself; expected true"
+            )
+        if self.prompt_ids != self.start.prompt_ids:
+            raise SettingError(
+                f"task {self.start.task.task_id}: its prompt is not the recorded one; expected the task, dialect and "
+                "tokenizer of the record"
             )
         for turn in self.start.turns:
             result = await self._step(self._opened_thought() + turn.action_text)

@@ -1,4 +1,7 @@
-"""The multi-turn loop: engine × environment → groups of trajectories, from their prompts or from recorded prefixes."""
+"""Rollouts: engine × environment → groups of trajectories, from their prompts or from recorded prefixes.
+
+Who is played together, what is read once, what is lost; one episode's turns are in `episode.py`.
+"""
 
 import asyncio
 import logging
@@ -50,6 +53,9 @@ class Rollout:
     max_failed_share: float
 
     def __post_init__(self) -> None:
+        for name in ("max_prompt_tokens", "max_response_tokens", "max_action_tokens", "max_sessions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.module.{name}={getattr(self, name)}: expected at least 1")
         if not self.episode_timeout > 0:
             raise ValueError(f"data.module.episode_timeout={self.episode_timeout}: expected seconds > 0")
         if not 0 <= self.max_failed_share < 1:
@@ -67,7 +73,8 @@ class Rollout:
     ) -> list[Trajectory]:
         """Play `group_size` episodes for each (group index, task), in that order, less those that failed.
 
-        `key` keys the sampling noise. Raises ValueError where the token limits exceed what the model was made for.
+        `key` keys the sampling noise. Raises ValueError where the token limits exceed what the model was made for, a
+        prompt is too long, no call of many found anything, too many episodes failed, or an outcome is no number.
         """
         return asyncio.run(self.run_async(policy, prompts, group_size, key, greedy))
 
@@ -88,15 +95,17 @@ class Rollout:
     ) -> list[list[Trajectory]]:
         """For each (trajectory, number of its turns that are kept) `k` sampled continuations, less those that failed.
 
-        Each prefix is read once, by its environment and by the engine; prefixes with equal contexts share their
+        A prefix is replayed once where its environment forks, once a continuation elsewhere, and read once by the
+        engine for all continuations that are under way together. Prefixes with equal contexts share their
         continuations, in which `group` is the index of the first of these prefixes and `sample` the fork. Of a whole
         trajectory nothing is left to continue: its continuations are itself. Noise is keyed by state, fork and turn.
-        Raises ValueError where a trajectory has fewer turns, SettingError where its environment cannot be replayed.
+        Raises ValueError where a trajectory has fewer turns or a prefix leaves no tokens to sample, SettingError where
+        its environment cannot be replayed.
         """
         first: dict[tuple, int] = {}
         owner = [first.setdefault(_context(trajectory, n), i) for i, (trajectory, n) in enumerate(prefixes)]
         starts = [
-            Start(trajectory.task, i, fork, ForkNoise(key, trajectory.task.task_id, fork), trajectory.turns[:n])
+            self._fork(trajectory, n, i, fork, key)
             for i, (trajectory, n) in enumerate(prefixes)
             if owner[i] == i and n < len(trajectory.turns)
             for fork in range(k)
@@ -109,6 +118,17 @@ class Rollout:
             if owner[i] == i and n == len(trajectory.turns):
                 forks[i] = [replace(trajectory, group=i, sample=fork) for fork in range(k)]
         return [forks[i] for i in owner]
+
+    def _fork(self, trajectory: Trajectory, n_turns: int, group: int, fork: int, key: tuple[int, ...]) -> Start:
+        turns = trajectory.turns[:n_turns]
+        used = sum(len(turn.action_ids) + len(turn.observation_ids) for turn in turns)
+        if used >= self.max_response_tokens:
+            raise ValueError(
+                f"data.module.max_response_tokens={self.max_response_tokens}: a prefix of task "
+                f"{trajectory.task.task_id} has {used} tokens; expected fewer"
+            )
+        noise = ForkNoise(key, trajectory.task.task_id, fork)
+        return Start(trajectory.task, group, fork, noise, trajectory.prompt_ids, turns)
 
     async def play(self, policy: Policy, starts: Sequence[Start], greedy: bool) -> list[Trajectory | None]:
         """One trajectory a start, in order; None where the episode failed."""

@@ -52,4 +52,6 @@ class Start:
     group: int
     sample: int
     noise: Noise
+    prompt_ids: tuple[int, ...] | None = None
+    """What was recorded as the prompt of `turns`; None where nothing was recorded."""
     turns: tuple[Turn, ...] = ()

@@ -43,7 +43,7 @@ class RolloutBatch:
     ref_logprobs: Float[Tensor, "B L"]
     credit: TurnCredit
     loss_weight: Float[Tensor, "B L"]
-    """Share of each token in the loss of its global mini-batch."""
+    """Share of each token in the loss of its global mini-batch, times the correction for the engine's policy."""
 
     def __len__(self) -> int:
         return len(self.input_ids)

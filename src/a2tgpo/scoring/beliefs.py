@@ -91,7 +91,8 @@ def require_context_length(
     """Raises ValueError where an answer behind `max_sequence_tokens` would go past the policy's last position."""
     for task in tasks:
         for answer in answers(task):
-            needed = max_sequence_tokens + encode_answer(policy.tokenizer, answer, wrapper).n_input_tokens
+            ways = (wrapper, continued(wrapper, THINK))  # a template may have opened a thought
+            needed = max_sequence_tokens + max(encode_answer(policy.tokenizer, answer, w).n_input_tokens for w in ways)
             if needed > policy.max_length:
                 raise ValueError(
                     f"task {task.task_id}: a trajectory at data.module.max_prompt_tokens and max_response_tokens, "

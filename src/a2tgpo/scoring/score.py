@@ -77,7 +77,13 @@ class Reading:
 
 
 @torch.no_grad()
-def read(policy: Policy, batch: RolloutBatch, queries: Sequence[AnswerQuery], token_budget: int) -> Reading:
+def read(
+    policy: Policy,
+    batch: RolloutBatch,
+    queries: Sequence[AnswerQuery],
+    token_budget: int,
+    with_entropy: bool = True,
+) -> Reading:
     """Token statistics of the whole batch and the answer log-prob of each query, in one cached pass.
 
     Runs in micro-batches of `token_budget` tokens, in evaluation mode.
@@ -93,7 +99,7 @@ def read(policy: Policy, batch: RolloutBatch, queries: Sequence[AnswerQuery], to
             asked = [n for n, query in enumerate(queries) if query.row in place]
             here = queries_of_rows(rows, queries)
             cache = DynamicCache() if here else None
-            stats = token_stats(policy, part.input_ids, part.turn_ids, cache)
+            stats = token_stats(policy, part.input_ids, part.turn_ids, cache, with_entropy)
             logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()
             entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
             positions.update(token_positions(lengths, [rows]))

@@ -85,7 +85,7 @@ class A2TGPOModule(LightningModule):
             self.meter.positions.update(scored.positions)
             batch = replace(scored.batch, credit=self.method.assign(scored.observed))
             if self.reference is not None:
-                reading = read(self.reference, batch, [], self.micro_batch_tokens)
+                reading = read(self.reference, batch, [], self.micro_batch_tokens, with_entropy=False)
                 self.meter.positions.update(reading.positions)
                 batch = replace(batch, ref_logprobs=reading.tokens.logprobs)
         self.trajectories, self.rollout_batch = trajectories, batch
