@@ -35,8 +35,10 @@ class Limits:
 
 
 async def run_in_thread(call: Callable[[], Result], timeout: float) -> Result:
-    """`call()`, off the event loop. Raises what it raises, and TimeoutError once it has run for `timeout` seconds: waiting
-    for a free thread does not count."""
+    """`call()`, off the event loop. Raises what it raises, and TimeoutError once it has run for `timeout` seconds.
+
+    Waiting for a free thread does not count.
+    """
     began: list[float] = []
 
     def run() -> Result:
