@@ -1,5 +1,7 @@
-"""What the documents say is true: commands compose, choices exist, the tree is complete, the worked examples run."""
+"""What the documents say is true: commands compose; choices, keys, paths and names exist; trees and tables are
+complete; the worked examples run."""
 
+import ast
 import importlib
 import itertools
 import math
@@ -11,24 +13,38 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from a2tgpo.embedded.demonstrations import answer_action, search_action
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.rollouts.trajectory import Split, StopReason
+from a2tgpo.scoring.score import score
+from tests.test_import_direction import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 TEXT = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 CONFIGURATION = TEXT["docs/configuration.md"]
 EXAMPLE = re.compile(r"^`((?:src|configs)/\S+)`\n```(?:python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PYTHON_COMMAND = re.compile(r"python src/(\w+)\.py((?: [^\s`#\\]+)*)")
+PYTHON_COMMAND = re.compile(r"(?:python|torchrun[^\n`]*?) src/(\w+)\.py((?: [^\s`#'&]+)*)")
 MAKE_COMMAND = re.compile(r"(?:^|`)make ([a-z-]+)((?: [A-Z_]+=(?:\"[^\"]*\"|[^\s`]+))*)", re.MULTILINE)
 CONFIGURED = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+VARIABLES = {"$SLURM_NNODES": "2", "$SLURM_NTASKS_PER_NODE": "8"}
+
+
+def commands_in(name):
+    """(entry point, arguments) of every command of a document, on however many lines."""
+    text = re.sub(r" *\\\n *", " ", TEXT[name])
+    for variable, value in VARIABLES.items():
+        text = text.replace(variable, value)
+    return PYTHON_COMMAND.findall(text)
+
+
 COMMANDS = [
     command
     for name in DOCUMENTS
     if name != "CONTRIBUTING.md"
-    for command in PYTHON_COMMAND.findall(TEXT[name])
+    for command in commands_in(name)
     if command[0] in CONFIGURED
 ]
 MAKE_COMMANDS = [match for name in DOCUMENTS for match in MAKE_COMMAND.findall(TEXT[name])]
@@ -72,7 +88,7 @@ def test_command_composes(composed, examples, entry, arguments):
 
 
 def test_commands_name_entry_points():
-    named = {entry for name in DOCUMENTS for entry, _ in PYTHON_COMMAND.findall(TEXT[name])}
+    named = {entry for name in DOCUMENTS for entry, _ in commands_in(name)}
     assert (
         named
         == {"train", "eval", "serve", "export"}
@@ -81,11 +97,15 @@ def test_commands_name_entry_points():
 
 
 def test_contributing_commands_compose(composed, examples):
-    commands = PYTHON_COMMAND.findall(TEXT["CONTRIBUTING.md"])
-    assert len(commands) >= 4
+    commands = commands_in("CONTRIBUTING.md")
+    assert len(commands) >= 8
     for entry, arguments in commands:
-        overrides = [a for a in arguments.split() if "hydra.searchpath" not in a and not a.endswith("=mine")]
-        composed(*overrides, examples, config_name=entry)
+        composed(*arguments.split(), examples, config_name=entry)
+
+
+def test_commands_of_several_machines_are_seen():
+    arguments = [arguments for _, arguments in commands_in("docs/distributed.md")]
+    assert sum("trainer.num_nodes=2" in a for a in arguments) == 5
 
 
 @pytest.mark.parametrize(("target", "variables"), sorted(set(MAKE_COMMANDS)))
@@ -125,6 +145,13 @@ def test_no_placeholder_is_left(name):
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
+def test_prose_has_short_lines(name):
+    prose = re.sub(r"^```.*?^```$|^\|.*$", "", TEXT[name], flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^\|.*$", "", prose, flags=re.MULTILINE)
+    assert [line for line in prose.splitlines() if len(line) > 140] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name):
     for link in re.findall(r"\]\((?!https?://)([^)]+)\)", TEXT[name]):
         path, _, anchor = link.partition("#")
@@ -133,6 +160,94 @@ def test_links_lead_somewhere(name):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, link
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_paths_exist(name):
+    roots = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    given = {path for path, _ in EXAMPLE.findall(TEXT["CONTRIBUTING.md"])}
+    missing = {
+        path
+        for path in re.findall(rf"`((?:{roots})/[\w./-]+)`", TEXT[name])
+        if not (ROOT / path).exists() and path not in given and not path.startswith("logs/")
+    }
+    assert missing == set()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_choices_exist(name):
+    given = {path for path, _ in EXAMPLE.findall(TEXT["CONTRIBUTING.md"])}
+    for group, choice in re.findall(r"`(?:[^`\n]* )?((?:data|model)(?:/\w+)*|trainer|logger|debug)=(\w+)", TEXT[name]):
+        path = f"configs/{group}/{choice}.yaml"
+        assert (ROOT / path).is_file() or path in given, path
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_keys_exist(name):
+    keys = set(re.findall(r"`[^`\n]*?\b((?:data|model|trainer|callbacks)(?:\.\w+)+)", TEXT[name]))
+    examples = {Path(path).parent: text for path, text in EXAMPLE.findall(TEXT["CONTRIBUTING.md"]) if "configs" in path}
+    files = (ROOT / "configs").rglob("*.yaml")
+    yamls = [(path.relative_to(ROOT / "configs").parent, path.read_text()) for path in files]
+    yamls += [(folder.relative_to("configs"), text) for folder, text in examples.items()]
+    assert {key for key in keys if not any(holds(folder, text, key) for folder, text in yamls)} == set()
+
+
+def holds(folder, text, key):
+    """Does a yaml in this folder set this key, or choose a part for it?"""
+    package = () if "@package _global_" in text else folder.parts
+    *parents, last = key.split(".")
+    if (ROOT / "configs" / Path(*parents, last)).is_dir():
+        return True
+    if tuple(parents[: len(package)]) != package:
+        return False
+    node = OmegaConf.to_container(OmegaConf.create(text))
+    for parent in parents[len(package) :]:
+        node = node.get(parent)
+        if not isinstance(node, dict):
+            return False
+    return last in node
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_names_of_the_package_exist(name):
+    names = re.findall(r"`(a2tgpo(?:\.\w+)+)`", TEXT[name])
+    names += [".".join(pair) for pair in re.findall(r"from (a2tgpo[\w.]*) import (\w+)", TEXT[name])]
+    given = {".".join(Path(path).with_suffix("").parts[1:]) for path, _ in EXAMPLE.findall(TEXT["CONTRIBUTING.md"])}
+    for dotted in names:
+        if dotted.rpartition(".")[0] not in given:
+            assert defined(dotted), dotted
+
+
+def defined(dotted):
+    """Is it a module, or a name that a module defines? What is optional is not imported."""
+    path = ROOT / "src" / Path(*dotted.split("."))
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    tree = ast.parse(path.parent.with_suffix(".py").read_text())
+    assigned = {target.id for n in tree.body if isinstance(n, ast.Assign) for target in n.targets}
+    return path.name in assigned | {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+
+
+def test_sentences_of_import_direction_are_tests():
+    section = re.search(r"### Import direction\n.*?\n## ", TEXT["docs/architecture.md"], re.DOTALL)[0]
+    sentences = [
+        " ".join(item.split()) for item in re.findall(r"^- (.*?)(?=^- |^\n)", section, re.MULTILINE | re.DOTALL)
+    ]
+    assert len(sentences) >= 10
+    claims = {"_".join(re.findall(r"\w+", re.split(r"[:.]", sentence)[0].lower())) for sentence in sentences}
+    tests = set(re.findall(r"^def test_(\w+)", (ROOT / "tests" / "test_import_direction.py").read_text(), re.MULTILINE))
+    assert claims - tests == set()
+
+
+def test_floors_of_import_direction_are_those_that_are_tested():
+    block = re.search(r"### Import direction\n\n```\n(.*?)```", TEXT["docs/architecture.md"], re.DOTALL)[1]
+    drawn = [set(re.findall(r"\w+", line)) for line in block.splitlines() if "src/" not in line]
+    assert drawn == list(FLOORS)
+
+
+def test_contributing_lists_every_page_of_protocols():
+    listed = set(re.findall(r"`(src/\S+/protocols\.py)`", TEXT["CONTRIBUTING.md"]))
+    assert listed == {path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("protocols.py")}
 
 
 def test_architecture_draws_every_file():
@@ -155,7 +270,7 @@ def test_architecture_draws_every_file():
 
 def test_readme_and_contributing_show_the_same_strategy():
     readme, contributing = (EXAMPLE.findall(TEXT[name]) for name in ("README.md", "CONTRIBUTING.md"))
-    assert len(readme) == 2 and len(contributing) == 10
+    assert len(readme) == 2 and len(contributing) == 14
     assert set(readme) <= set(contributing)
 
 
@@ -173,6 +288,31 @@ def play(data, policy, script):
     """One episode of the first training task, acted by `script`."""
     rollout = replace(data.rollout, engine=ScriptedEngine(lambda key: script))
     return rollout.run(policy, [(0, data.tasks.split(Split.TRAIN)[0])], 1, (0,), greedy=True)[0]
+
+
+def test_signal_example_runs(composed, examples, random_policy):
+    config = composed("experiment=a2tgpo", "model/signal=process_reward", examples)
+    data, method = (instantiate(x, _convert_="all") for x in (config.data.module, config.model.method))
+    task = data.tasks.split(Split.TRAIN)[0]
+    twice = [search_action(task.reference_calls[0])] * 2
+    trajectories = [play(data, random_policy, [*twice[:n], answer_action("x")]) for n in (1, 2)]
+    scored = score(random_policy, trajectories, method.signal.answers, tuple(config.data.dialect.answer_wrapper), 4096)
+    credit = method.assign(scored.observed)
+    assert credit.gain.tolist() == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]  # the same search again brings no new word
+    assert credit.gain_mask.tolist() == [[True, False, False], [True, True, False]]
+    assert not credit.belief.any() and torch.isfinite(credit.advantage).all()
+
+
+def test_reward_example_runs(composed, examples, random_policy):
+    config = composed("experiment=a2tgpo", "data/reward=shortest_success", "data.reward.bonus=0.2", examples)
+    data = instantiate(config.data.module, _convert_="all")
+    task = data.tasks.split(Split.TRAIN)[0]
+    search, right = search_action(task.reference_calls[0]), answer_action(task.answers[0])
+    scripts = [[right], [search, right], [answer_action("x")]]
+    assert [play(data, random_policy, script).outcome for script in scripts] == [1.2, 1.2, 0.0]
+    group = [replace(play(data, random_policy, script), group=0, sample=i) for i, script in enumerate(scripts)]
+    assert data.rollout.reward(group) == [1.2, 1.0, 0.0]
+    assert data.rollout.reward([replace(t, group=t.sample) for t in group]) == [1.2, 1.2, 0.0]
 
 
 def test_tool_example_runs(composed, examples):

@@ -106,9 +106,9 @@ def test_a_strategy_imports_equations_turns_and_protocols_of_the_method_nothing_
             assert all(any(name == a or name.startswith(f"{a}.") for a in allowed) for name in used), path
 
 
-def test_environments_and_what_is_recorded_need_no_torch():
-    modules = modules_in("environments")
-    assert len(modules) > 5
+def test_environments_retrievers_tasks_and_what_is_recorded_need_no_torch():
+    modules = modules_in("environments", "retrievers", "tasks")
+    assert len(modules) > 20
     modules += ["a2tgpo.rollouts.trajectory", "a2tgpo.rollouts.protocols", "a2tgpo.rollouts.rewards.outcome"]
     assert not imported(*modules) & {"torch", "transformers", "lightning", "hydra"}
 
@@ -121,6 +121,18 @@ def test_the_method_needs_no_framework():
 
 def test_rollouts_know_engines_and_environments_by_their_protocols_alone():
     assert {b for _, a, b in arrows() if a == "rollouts"} <= {"policies", "system"}
+
+
+def test_engines_know_rollouts_by_their_protocols_alone():
+    used = {name for path in FILES if room(path) == "engines" for name in imports(path)}
+    known = {".".join(name.split(".")[:3]) for name in used if name.startswith("a2tgpo.rollouts")}
+    assert known == {"a2tgpo.rollouts.protocols"}
+
+
+def test_scoring_knows_the_method_by_its_turns_alone():
+    used = {name for path in FILES if room(path) == "scoring" for name in imports(path)}
+    known = {".".join(name.split(".")[:3]) for name in used if name.startswith("a2tgpo.method")}
+    assert known == {"a2tgpo.method.turns"}
 
 
 def test_only_entry_points_import_hydra():
