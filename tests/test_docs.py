@@ -6,6 +6,8 @@ import importlib
 import itertools
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,6 +274,13 @@ def test_readme_and_contributing_show_the_same_strategy():
     readme, contributing = (EXAMPLE.findall(TEXT[name]) for name in ("README.md", "CONTRIBUTING.md"))
     assert len(readme) == 2 and len(contributing) == 14
     assert set(readme) <= set(contributing)
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["check", "format"])
+def test_examples_keep_the_style(examples, tmp_path, arguments):
+    ruff = [sys.executable, "-m", "ruff", *arguments, "--config", ROOT / "pyproject.toml", tmp_path / "src"]
+    done = subprocess.run(ruff, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_strategy_example_runs(composed, examples):
