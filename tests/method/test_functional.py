@@ -48,7 +48,7 @@ def assert_close(actual, expected, atol=1e-12):
 
 
 def random_turns(seed, rows=6, turns=5, prompts=3):
-    """Rewards, a mask with holes, prompt ids."""
+    """Rewards, a mask with gaps, prompt ids."""
     rng = torch.Generator().manual_seed(seed)
     reward = torch.randn(rows, turns, dtype=torch.float64, generator=rng)
     mask = torch.rand(rows, turns, generator=rng) < 0.7
@@ -259,8 +259,8 @@ def listed(gain, gain_mask, turn_mask, outcome):
     return credit_inputs(doubles(gain), bools(gain_mask), bools(turn_mask), doubles(outcome))
 
 
-def test_hole_and_terminal_turn_have_the_outcome_alone():
-    # Turn 1 is a hole, turn 2 has the gains {0.1, 0.3} → îg = ∓1, turn 3 is terminal; outcomes {0, 1} → R̂ = ∓1.
+def test_turns_without_a_gain_have_the_outcome_alone():
+    # Turn 1 has no gain, turn 2 has the gains {0.1, 0.3} → îg = ∓1, turn 3 is terminal; outcomes {0, 1} → R̂ = ∓1.
     inputs = listed([[0.0, 0.1, 0.0], [0.0, 0.3, 0.0]], [[False, True, False]] * 2, [[True] * 3] * 2, [0, 1])
     outputs = credit()(inputs)
     assert_close(outputs.normalized_gain, doubles([[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]))

@@ -54,7 +54,7 @@ def same(actual, expected):
 
 @pytest.fixture
 def turns():
-    """Rewards of turns, and which count: contiguous, one row with none, one hole."""
+    """Rewards of turns, and which count: contiguous; one row with none; one turn in between without."""
     mask = torch.arange(T) < torch.tensor([4, 2, 3, 0, 1, 4])[:, None]
     mask[5, 1] = False
     return rand(B, T), mask
