@@ -20,6 +20,7 @@ from a2tgpo.embedded.world import WorldSize
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.judges.answer_match import AnswerMatch
+from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.environments.tools.search import Search
 from a2tgpo.method.method import PAPER
@@ -33,9 +34,23 @@ from a2tgpo.scoring.score import score, token_stats
 POLICY = Path(a2tgpo.policies.__path__[0]) / "tiny"
 PROMPTS, GROUP_SIZE, SEED = 8, 8, 0
 
-tasks = EmbeddedTasks(WorldSize(), QuestionMix(), 4, 8000, 400, 400).split(Split.TRAIN)
-retriever = BM25Retriever(WorldPassages(WorldSize()))
-dialect = TextTags("Question: {question}", answer_wrapper=("<think> done</think><answer> ", "</answer>"))
+size = WorldSize(film=6, person=10, city=5, company=4, country=3, person_words=14)
+mix = QuestionMix(hop1=0.15, hop2=0.3, hop3=0.25, hop4=0.1, comparison=0.2)
+tasks = EmbeddedTasks(size, mix, 4, 8000, 400, 400).split(Split.TRAIN)
+retriever = BM25Retriever(WorldPassages(size))
+dialect = TextTags(
+    "Question: {question}",
+    answer_wrapper=("<think> done</think><answer> ", "</answer>"),
+    answer_pattern="(.*)",
+    call_tags={},
+    answer_tag="answer",
+    result_tag="result",
+    result_template="<result> {result}</result>",
+    layout=PassageLayout("{contents}", separator=" ", nothing="Nothing was found."),
+    chat=False,
+    system="",
+    template={},
+)
 environment = partial(
     ToolUse,
     tools={"search": Search(retriever, topk=2)},
@@ -63,7 +78,9 @@ method = replace(PAPER, credit=replace(PAPER.credit, normalizer=replace(PAPER.cr
 def train(iterations: int) -> list[float]:
     """Train the embedded policy; returns the mean reward of each rollout set."""
     torch.set_num_threads(1)
-    policy = load_policy(str(POLICY))
+    policy = load_policy(
+        str(POLICY), dtype="float32", attn_implementation="sdpa", gradient_checkpointing=False, compile=False
+    )
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=4e-4, betas=(0.9, 0.99))
     rewards = []
     for iteration in range(iterations):

@@ -11,13 +11,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -26,37 +28,24 @@ from a2tgpo.embedded.demonstrations import Habits, demonstrate
 from a2tgpo.embedded.names import WORDS
 from a2tgpo.embedded.probes import closed_book_em, forced_search_em
 from a2tgpo.embedded.questions import QuestionMix, make_question
-from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
+from a2tgpo.embedded.tasks import EmbeddedTasks, world_of
 from a2tgpo.embedded.tokenizer import build_tokenizer
-from a2tgpo.embedded.world import WorldSize
-from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.judges.answer_match import AnswerMatch
 from a2tgpo.environments.tool_use import ToolUse
-from a2tgpo.environments.tools.search import Search
 from a2tgpo.policies.policy import Policy
-from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.rollouts.trajectory import Split, Task
 
 BATCH_SIZE, BATCHES_PER_SORT = 64, 8
 QUESTIONS_PER_WORLD, COPY_SHARE, COPY_WORDS = 8, 0.15, 12
 MIX = QuestionMix(hop1=0.12, hop2=0.25, hop3=0.23, hop4=0.1, comparison=0.3)  # comparing takes the most practice
 MUON_LR, ADAMW_LR, WARMUP_STEPS, DECAY_SHARE = 0.02, 2e-3, 100, 0.4
-PROMPT = "Question: {question}"
-ANSWER_WRAPPER = ("<think> done</think><answer> ", "</answer>")
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def environment(max_indexes: int = 64) -> partial[ToolUse]:
-    """The embedded experiment's environment."""
-    return partial(
-        ToolUse,
-        tools={"search": Search(BM25Retriever(WorldPassages(WorldSize()), max_indexes), topk=2)},
-        judge=AnswerMatch(),
-        dialect=TextTags(PROMPT, ANSWER_WRAPPER),
-        max_calls=6,
-        tool_timeout=10.0,
-        max_tool_failures=3,
-        deterministic=True,
-    )
+def experiment_data() -> tuple[EmbeddedTasks, Callable[[Task], ToolUse]]:
+    """Questions and environment of the embedded experiment."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        data = compose("train").data
+    return instantiate(data.tasks), instantiate(data.environment, _convert_="all")
 
 
 class Demonstrations(IterableDataset[Tensor]):
@@ -82,9 +71,9 @@ class Demonstrations(IterableDataset[Tensor]):
                 yield torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])
 
     def _texts(self, rng: np.random.Generator) -> Iterator[str]:
-        make_episode, size = environment(), WorldSize()
+        tasks, make_episode = experiment_data()
         while True:
-            world = world_of(f"{Split.TRAIN}-{rng.integers(2**31)}", size)
+            world = world_of(f"{Split.TRAIN}-{rng.integers(2**31)}", tasks.size)
             for index in range(QUESTIONS_PER_WORLD):
                 if rng.random() < COPY_SHARE:
                     words = " ".join(rng.choice(WORDS[Split.TRAIN], COPY_WORDS))
@@ -92,7 +81,7 @@ class Demonstrations(IterableDataset[Tensor]):
                 else:
                     task = make_question(world, index, MIX)
                     turns = demonstrate(task, world, make_episode, Habits(), rng)
-                    yield PROMPT.format(question=task.question) + "".join(a + o for a, o in turns)
+                    yield make_episode(task).prompt() + "".join(a + o for a, o in turns)
 
 
 def build_model(vocab_size: int) -> Qwen3ForCausalLM:
@@ -161,15 +150,16 @@ def main() -> None:
     curve = train(model, arguments.steps, arguments.seed, tokenizer.pad_token_id)
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
-    tasks = EmbeddedTasks(WorldSize(), QuestionMix(), 8, 0, 400, 400).split(Split.VALIDATION)
+    tasks, make_episode = experiment_data()
+    tasks = replace(tasks, questions_per_world=QUESTIONS_PER_WORLD).split(Split.VALIDATION)
     policy = Policy(model.eval(), tokenizer)
     weights = (arguments.output / "model.safetensors").read_bytes()
     record = {
         "steps": arguments.steps,
         "seed": arguments.seed,
         "parameters": model.num_parameters(),
-        "skill_em": forced_search_em(policy, tasks, environment()),
-        "closed_book_em": closed_book_em(policy, tasks, environment()),
+        "skill_em": forced_search_em(policy, tasks, make_episode),
+        "closed_book_em": closed_book_em(policy, tasks, make_episode),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "loss": curve,
     }

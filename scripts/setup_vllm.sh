@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Make .venv-vllm, where the tests of tests/real_vllm find a real server: vLLM for the CPU pins a torch and a transformers of
-# its own, so it never shares an environment with training. Usage: scripts/setup_vllm.sh [python3] [torch index url]
+# Make .venv-vllm, where the tests of tests/engines/real_vllm find a real server: vLLM for the CPU pins a torch and a
+# transformers of its own, so it never shares an environment with training.
+# Usage: scripts/setup_vllm.sh [python3] [torch index url]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,11 +1,12 @@
 """Every yaml of `configs/` composes and builds what it names; misspelt keys are refused; parts swap by override."""
 
 import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -79,6 +80,24 @@ def plain(node):
 def contains(node, part):
     """Is `part` somewhere inside the nested dicts of `node`?"""
     return node == part or (isinstance(node, dict) and any(contains(value, part) for value in node.values()))
+
+
+def nodes(node):
+    """The dicts inside `node` that name what they build."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from nodes(value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_stands_in_yaml_and_code(name):
+    for node in nodes(OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"), resolve=False)):
+        if node["_target_"].startswith("a2tgpo."):
+            parameters = signature(get_object(node["_target_"])).parameters
+            twice = {key for key in node if key in parameters and parameters[key].default == node[key]}
+            assert not twice, f"{node['_target_']}: {twice} have the same default in the code"
 
 
 def test_exceptions_name_files_that_exist():

@@ -16,25 +16,23 @@ from omegaconf import DictConfig
 from a2tgpo.embedded.demonstrations import Habits, demonstrate
 from a2tgpo.embedded.names import WORDS
 from a2tgpo.embedded.probes import closed_book_em, forced_search_em
-from a2tgpo.embedded.questions import QuestionMix
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
 from a2tgpo.embedded.tokenizer import build_tokenizer
-from a2tgpo.embedded.world import WorldSize, make_world
-from a2tgpo.environments.dialects.text_tags import TextTags
+from a2tgpo.embedded.world import make_world
 from a2tgpo.evaluation.evaluate import evaluate
 from a2tgpo.policies.policy import Policy
-from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
 from tests.helpers.episodes import search_qa
+from tests.helpers.shipped import pretrained_policy, question_mix, text_tags, world_size
 
 SHIPPED = Path(__file__).resolve().parents[2] / "src/a2tgpo/policies/tiny"
-SIZE = WorldSize()
-TASKS = EmbeddedTasks(SIZE, QuestionMix(), 4, 400, 400, 400)
+SIZE = world_size()
+TASKS = EmbeddedTasks(SIZE, question_mix(), 4, 400, 400, 400)
 TOKENIZER = build_tokenizer()
 HELD_OUT = (Split.VALIDATION, Split.TEST)
 FLAWLESS = Habits(hasty=(0.0,) * 4, hasty_comparison=(0.0,) * 3, wrong_relation=0.0, repeat=0.0)
-DIALECT = TextTags("Question: {question}", ("<think> done</think><answer> ", "</answer>"))
+DIALECT = text_tags("Question: {question}", ("<think> done</think><answer> ", "</answer>"))
 environment = search_qa(DIALECT, BM25Retriever(WorldPassages(SIZE)), topk=2, max_calls=6, max_tool_failures=3)
 
 
@@ -114,7 +112,7 @@ def test_a_name_is_two_tokens_in_every_split(split: Split) -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> Policy:
-    return load_policy(str(SHIPPED))
+    return pretrained_policy(str(SHIPPED))
 
 
 def test_the_shipped_weights_are_those_of_their_record() -> None:

@@ -16,13 +16,13 @@ from a2tgpo.engines.weight_sync.lora import LoraSync
 from a2tgpo.engines.weight_sync.nccl import NcclSync
 from a2tgpo.engines.weight_sync.reload import ReloadSync
 from a2tgpo.policies.policy import Policy
-from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import read
 from tests.engines.test_huggingface import PROMPTS, assert_same, favour_end, play
 from tests.helpers.completions_server import CompletionsServer
 from tests.helpers.plain_engine import PlainEngine
+from tests.helpers.shipped import pretrained_policy
 from tests.helpers.tiny_runs import SHIPPED, SMALL, finish, start, table
 
 
@@ -198,7 +198,7 @@ def test_weights_in_main_memory_are_not_sent_to_a_gpu(kind, weight_sync, random_
 
 @pytest.mark.slow
 def test_of_two_ranks_one_pushes_and_both_sample_from_what_it_pushed(tmp_path):
-    server = CompletionsServer(SHIPPED, load_policy(str(SHIPPED)).tokenizer)
+    server = CompletionsServer(SHIPPED, pretrained_policy(str(SHIPPED)).tokenizer)
     settings = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter", *SMALL)
     settings += ("data/engine=vllm", f"data.engine.url={server.url}", "model.optimizer.lr=1e-2")
     process = start("train.py", *settings, "trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}")

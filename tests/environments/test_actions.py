@@ -4,7 +4,6 @@ import threading
 
 import pytest
 
-from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.environments.matching import exact_match, f1, normalize_answer
 from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
@@ -13,11 +12,12 @@ from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
 from tests.helpers.episodes import SEARCH as TOOL
 from tests.helpers.episodes import search_qa
+from tests.helpers.shipped import text_tags
 
 FIRST, SECOND = "The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu."
 PASSAGES = (FIRST, SECOND, "The star of Bemi is Dosi Pafe.")
 TASK = Task("t", "What is the birthplace of the director of Bemi?", ("Kelu", "Kelu City"), evidence=(FIRST, SECOND))
-DIALECT = TextTags("Question: {question}", ("<answer> ", "</answer>"))
+DIALECT = text_tags("Question: {question}", ("<answer> ", "</answer>"))
 SEARCH, ANSWER = "<search> director of Bemi</search>", "<answer> Kelu</answer>"
 
 

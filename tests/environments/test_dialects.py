@@ -8,13 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.dialects.tool_calls import ToolCalls
-from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from tests.helpers.episodes import SEARCH, said, search_qa
+from tests.helpers.shipped import passage_layout, text_tags, tool_calls
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "data" / "dialect").glob("*.yaml"))
 QUERY = {
@@ -69,7 +67,7 @@ def test_the_question_stands_in_the_prompt_as_it_is(named):
 
 
 def test_a_call_may_have_another_tag_than_its_tool():
-    dialect = TextTags("{question}", ("<answer>", "</answer>"), call_tags={"search": "query"})
+    dialect = text_tags("{question}", ("<answer>", "</answer>"), call_tags={"search": "query"})
     assert dialect.stop_strings([SEARCH]) == ("</query>", "</answer>")
     assert dialect.parse("<query>a</query>", [SEARCH]) == Action((ToolCall("search", {"query": "a"}),))
     assert dialect.parse("<search>a</search>", [SEARCH]) is None
@@ -89,7 +87,7 @@ TAGS = ("think", "search", "information", "answer")
 def test_no_result_leaves_a_tag_of_the_dialect_in_it(pieces):
     tags = ("<information>", "</information>")
     template = "{result}".join(tags)
-    dialect = TextTags("{question}", ("<answer>", "</answer>"), result_tag="information", result_template=template)
+    dialect = text_tags("{question}", ("<answer>", "</answer>"), result_tag="information", result_template=template)
     observation = dialect.observe(["".join(pieces)], [SEARCH]).removeprefix(tags[0]).removesuffix(tags[1])
     assert not any(f"<{s}{t}>" in observation for t in TAGS for s in ("", "/"))
 
@@ -105,30 +103,33 @@ def test_no_result_leaves_a_tag_of_the_dialect_in_it(pieces):
     ],
 )
 def test_a_passage_has_a_title_if_its_first_line_is_one(contents, expected):
-    assert PassageLayout("{index}|{title}|{text}")([contents]) == expected
+    assert passage_layout(template="{index}|{title}|{text}")([contents]) == expected
 
 
 def test_passages_are_numbered_and_separated():
-    assert PassageLayout("{index}. {contents}", "; ")(["a", "b"]) == "1. a; 2. b"
-    assert PassageLayout(nothing="none")([]) == "none"
+    assert passage_layout(template="{index}. {contents}", separator="; ")(["a", "b"]) == "1. a; 2. b"
+    assert passage_layout(nothing="none")([]) == "none"
 
 
 REFUSED = [
     (
-        lambda: PassageLayout("{contents} {score}"),
+        lambda: passage_layout(template="{contents} {score}"),
         r"data\.dialect\.layout\.template='\{contents\} \{score\}': expected",
     ),
-    (lambda: TextTags("no slot", ("<answer>", "")), r"data\.dialect\.prompt_template='no slot': expected \{question\}"),
     (
-        lambda: ToolCalls("no slot", ("<answer>", "")),
+        lambda: text_tags("no slot", ("<answer>", "")),
         r"data\.dialect\.prompt_template='no slot': expected \{question\}",
     ),
     (
-        lambda: TextTags("{question}", ("<answer>", ""), result_tag="info"),
+        lambda: tool_calls("no slot", ("<answer>", "")),
+        r"data\.dialect\.prompt_template='no slot': expected \{question\}",
+    ),
+    (
+        lambda: text_tags("{question}", ("<answer>", ""), result_tag="info"),
         r"data\.dialect\.result_template='<result> .*': expected \{result\} inside the tag .*result_tag=info",
     ),
-    (lambda: TextTags("{question}", ("", "</answer>")), r"data\.dialect\.answer_wrapper=.*: expected"),
-    (lambda: ToolCalls("{question}", ("<answer>",)), r"data\.dialect\.answer_wrapper=.*: expected"),
+    (lambda: text_tags("{question}", ("", "</answer>")), r"data\.dialect\.answer_wrapper=.*: expected"),
+    (lambda: tool_calls("{question}", ("<answer>",)), r"data\.dialect\.answer_wrapper=.*: expected"),
 ]
 
 

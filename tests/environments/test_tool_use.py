@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a2tgpo.environments.dialects.arguments import argument_from_json, argument_from_text
-from a2tgpo.environments.dialects.text_tags import TextTags
-from a2tgpo.environments.dialects.tool_calls import ToolCalls, schema
+from a2tgpo.environments.dialects.tool_calls import schema
 from a2tgpo.environments.protocols import Action, Parameter, Tool, ToolCall, ToolError
 from a2tgpo.environments.tools.calculator import calculate
 from a2tgpo.environments.tools.schema import read_tool
@@ -24,12 +23,13 @@ from a2tgpo.rollouts.protocols import Forkable, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.errors import SettingError
 from tests.helpers.episodes import SEARCH, said, search_qa, tool_use
+from tests.helpers.shipped import passage_layout, text_tags, tool_calls
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 FIRST, SECOND, THIRD = "The director of Bemi is Varo.", "The city of Varo is Kelu.", "The age of Varo is 7."
 TASK = Task("t", "How old is the director of Bemi, times 6?", ("42",), evidence=(FIRST, THIRD, "42"))
-TAGS = TextTags("Question: {question}", ("<answer> ", "</answer>"))
-CALLS = ToolCalls("{question}", ("<answer>", "</answer>"), "<answer>(.*?)</answer>")
+TAGS = text_tags("Question: {question}", ("<answer> ", "</answer>"))
+CALLS = tool_calls("{question}", ("<answer>", "</answer>"), system="", layout=passage_layout())
 
 
 def search(query: str, task: Task, topk: int = 1) -> list[str]:
@@ -247,7 +247,7 @@ def test_tags_refuse_a_tool_with_two_arguments_and_a_tag_for_two_things():
     for name in ("answer", "think", "result"):
         with pytest.raises(SettingError, match=rf"^data\.dialect\.call_tags=.*\['{name}'\] taken"):
             tool_use(TAGS, {name: halve})(TASK)
-    same = TextTags("{question}", ("<answer>", "</answer>"), call_tags={"halve": "invert"})
+    same = text_tags("{question}", ("<answer>", "</answer>"), call_tags={"halve": "invert"})
     with pytest.raises(SettingError, match=r"^data\.dialect\.call_tags=\{'halve': 'invert'\}: \['invert'\] taken"):
         tool_use(same, TYPED)(TASK)
 

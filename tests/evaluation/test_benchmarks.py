@@ -12,13 +12,14 @@ import pytest
 from rich.console import Console
 
 import eval as entry_point
-from a2tgpo.embedded.questions import QuestionMix, make_question
-from a2tgpo.embedded.world import WorldSize, make_world
+from a2tgpo.embedded.questions import make_question
+from a2tgpo.embedded.world import make_world
 from a2tgpo.evaluation.bootstrap import SetScores, averages, bootstrap, score
 from a2tgpo.evaluation.table import columns, print_table, write_table
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.tasks.benchmarks import Benchmarks
 from tests.helpers.build import build_trajectory
+from tests.helpers.shipped import question_mix, world_size
 from tests.helpers.tiny_runs import SHIPPED
 
 GROUPS = {"multi_hop": ["hotpotqa", "two_wiki", "musique", "bamboogle"], "single_hop": ["nq", "triviaqa", "popqa"]}
@@ -201,9 +202,9 @@ def test_written_tables_hold_the_same_numbers(tmp_path):
 def files(tmp_path, monkeypatch):
     """A folder with the seven sets, each four questions about one invented world, and a corpus that knows it."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
-    world = make_world(Split.TEST, 0, WorldSize())
+    world = make_world(Split.TEST, 0, world_size())
     for k, name in enumerate(SETS):
-        tasks = [make_question(world, 4 * k + i, QuestionMix()) for i in range(4)]
+        tasks = [make_question(world, 4 * k + i, question_mix()) for i in range(4)]
         rows = [{"id": t.task_id, "question": t.question, "golden_answers": t.answers} for t in tasks]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     passages = [{"id": str(i), "contents": text} for i, text in enumerate(world.passages.values())]

@@ -12,12 +12,12 @@ from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.evaluation.evaluate import evaluate as evaluate_sets
 from a2tgpo.evaluation.evaluate import pass_at_k, sampled_metrics
 from a2tgpo.policies.checkpoint import load_weights
-from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.system.process import precision_context, require_precision
 from tests.helpers.build import build_trajectory
 from tests.helpers.loops import loop
+from tests.helpers.shipped import pretrained_policy
 from tests.helpers.tiny_runs import SHIPPED
 
 EPISODE = {"success", "em", "f1", "format", "calls", "tool_failures", "reward", "turns", "action_tokens", "tokens"}
@@ -44,7 +44,7 @@ def actions(transcripts):
 def save_checkpoint(path, change=0.0):
     """What training would have saved: the start's weights, each moved by `change` of its own spread."""
     torch.manual_seed(0)
-    model = load_policy(SHIPPED).model
+    model = pretrained_policy(SHIPPED).model
     with torch.no_grad():
         for weight in model.parameters():
             weight += change * weight.std() * torch.randn_like(weight)
@@ -143,7 +143,7 @@ def test_checkpoint_takes_the_place_of_the_start(evaluate, tmp_path):
 
 def test_checkpoint_is_loaded_exactly(tmp_path):
     path, saved = save_checkpoint(tmp_path / "a.ckpt", change=0.1)
-    policy = load_policy(SHIPPED)
+    policy = pretrained_policy(SHIPPED)
     load_weights(policy, path)
     assert all(torch.equal(weight, saved[f"model.{name}"]) for name, weight in policy.model.state_dict().items())
 
@@ -151,7 +151,7 @@ def test_checkpoint_is_loaded_exactly(tmp_path):
 def test_a_file_without_weights_is_no_checkpoint(tmp_path):
     torch.save({"epoch": 1}, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=rf"^ckpt_path={tmp_path}/a\.ckpt: no weights in it; expected a checkpoint"):
-        load_weights(load_policy(SHIPPED), tmp_path / "a.ckpt")
+        load_weights(pretrained_policy(SHIPPED), tmp_path / "a.ckpt")
 
 
 def test_splits_hold_different_questions(evaluate):

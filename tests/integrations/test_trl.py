@@ -16,21 +16,20 @@ from trl.trainer.utils import split_tensor_dict
 
 from a2tgpo.embedded.questions import QuestionMix
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
-from a2tgpo.embedded.world import WorldSize
 from a2tgpo.environments.matching import exact_match
 from a2tgpo.integrations.trl import CREDIT, A2TGPOTrainer
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.method import PAPER
-from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
+from tests.helpers.shipped import pretrained_policy, world_size
 from tests.helpers.tiny_runs import SHIPPED, finish
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
 
 SOURCE = Path(__file__).parents[2] / "src"
 WRAPPER = ("<think> done</think><answer> ", "</answer>")
-SIZE = WorldSize(film=6, person=10, city=5, company=4, country=3, person_words=14)
+SIZE = world_size()
 CHAT = """{%- for message in messages -%}
 {%- if message.role == 'user' -%}Question: {{ message.content }}
 {%- elif message.role == 'tool' -%}<result> {{ message.content }}</result>
@@ -75,7 +74,7 @@ def reward(completions, answers, **columns):
 
 def make_trainer(folder, **options):
     """TRL over the shipped policy and its world: it searches, reads what was found and answers."""
-    policy = load_policy(str(SHIPPED))
+    policy = pretrained_policy(str(SHIPPED))
     with torch.no_grad():
         policy.model.model.norm.weight.mul_(0.8)  # less sure of itself, so that the searches of a group differ
     policy.tokenizer.chat_template, policy.tokenizer.response_template = CHAT, RESPONSE
@@ -233,6 +232,7 @@ TWO_PROCESSES = """
 import os
 import torch
 from tests.integrations.test_trl import CREDIT, make_trainer
+from tests.helpers.shipped import pretrained_policy
 trainer = make_trainer("unused", per_device_train_batch_size=4, ddp_backend="gloo")
 trainer.train()
 batch, weights = trainer._buffered_inputs[0], sum(p.double().sum() for p in trainer.model.parameters())

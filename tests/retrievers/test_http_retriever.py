@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 import train
 from a2tgpo.embedded.demonstrations import answer_action, search_action
 from a2tgpo.engines.scripted import ScriptedEngine
-from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.http import HttpRetriever, RetrievalError
 from a2tgpo.retrievers.server import RetrievalServer
 from a2tgpo.rollouts.trajectory import Split, StopReason
 from tests.helpers.misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving
+from tests.helpers.shipped import corpus_bm25
 from tests.helpers.tiny_runs import SHIPPED, SMALL
 
 QUICK = {"timeout": 0.5, "total_timeout": 4.0, "retries": 2, "max_concurrent": 16, "cache_size": 100}
@@ -48,7 +48,7 @@ def retriever():
 def bm25(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps({"id": i, "contents": text}) + "\n" for i, text in enumerate(TEXTS)))
-    return CorpusBM25(str(path), str(tmp_path / "cache"))
+    return corpus_bm25(str(path), str(tmp_path / "cache"))
 
 
 # ---- A server that behaves -------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from a2tgpo.retrievers.batching import Batcher
-from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.protocols import Passage
 from a2tgpo.retrievers.server import MAX_BODY, RetrievalServer
+from tests.helpers.shipped import corpus_bm25
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ('"Bemi"\nThe director of Bemi is Varo Tano.', '"Varo Tano"\nThe birthplace of Varo Tano is Kelu.')
@@ -54,7 +54,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def bm25(corpus, tmp_path):
-    return CorpusBM25(corpus, str(tmp_path / "cache"))
+    return corpus_bm25(corpus, str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from a2tgpo.retrievers.bm25 import BM25Retriever, threshold
 from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.dense import DenseRetriever
 from a2tgpo.retrievers.protocols import EmptyCorpus, PassageRetriever
+from tests.helpers.shipped import corpus_bm25
 
 TEXTS = (
     '"Bemi"\nThe director of Bemi is Varo Tano.',
@@ -42,7 +43,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def bm25(corpus, tmp_path):
-    return CorpusBM25(corpus, str(tmp_path / "cache"))
+    return corpus_bm25(corpus, str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_scores_are_those_of_the_formula(bm25):
 def test_a_corpus_on_disk_is_searched_like_one_in_memory(tmp_path):
     draw = random.Random(0)
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(3, 12))) for _ in range(300)]
-    on_disk = CorpusBM25(write(tmp_path / "corpus.jsonl", texts), str(tmp_path / "cache"))
+    on_disk = corpus_bm25(write(tmp_path / "corpus.jsonl", texts), str(tmp_path / "cache"))
     in_memory = BM25Retriever(lambda corpus: texts)
     for query in (" ".join(draw.choices(WORDS, k=3)) for _ in range(50)):
         assert on_disk.search(query, 5) == in_memory.search(query, 5)
@@ -111,7 +112,7 @@ def test_title_and_text_make_the_contents(tmp_path):
     documents = ['{"id": "x", "title": "Bemi", "text": "A film."}', "", '{"id": "y", "title": "?", "contents": "Kelu"}']
     documents += ['{"id": 1, "title": "", "text": "A star."}', '{"id": 2, "text": "A seat."}']
     path.write_text("\n".join(documents))
-    bm25 = CorpusBM25(str(path), str(tmp_path / "cache"))
+    bm25 = corpus_bm25(str(path), str(tmp_path / "cache"))
     assert bm25.search("film", 1) == ['"Bemi"\nA film.'] and bm25.search("kelu", 1) == ["Kelu"]
     assert bm25.search("star", 1) == ["A star."] and bm25.search("seat", 1) == ["A seat."]
 
@@ -119,7 +120,7 @@ def test_title_and_text_make_the_contents(tmp_path):
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text(r'{"id": 1, "contents": "smile \ud83d film \ud83d\ude00"}')
-    assert CorpusBM25(str(path), str(tmp_path / "cache")).search("film", 1) == ["smile ? film \N{GRINNING FACE}"]
+    assert corpus_bm25(str(path), str(tmp_path / "cache")).search("film", 1) == ["smile ? film \N{GRINNING FACE}"]
 
 
 @given(
@@ -138,21 +139,21 @@ def test_no_score_of_the_best_is_below_the_threshold(scores, topk, block):
 
 def test_a_second_start_reads_the_index_and_finds_the_same(bm25, corpus, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.suffix == ".npy"}
-    again = CorpusBM25(corpus, str(tmp_path / "cache"))
+    again = corpus_bm25(corpus, str(tmp_path / "cache"))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.search_many(["Varo", "Kelu"], 3) == bm25.search_many(["Varo", "Kelu"], 3)
 
 
 def test_other_contents_and_other_settings_get_an_index_of_their_own(bm25, corpus, tmp_path):
-    CorpusBM25(corpus, str(tmp_path / "cache"), k1=0.9)
+    corpus_bm25(corpus, str(tmp_path / "cache"), k1=0.9)
     assert len(indexes(tmp_path)) == 2
     write(tmp_path / "corpus.jsonl", ["something else"])
-    assert CorpusBM25(corpus, str(tmp_path / "cache")).search("else", 1) == ["something else"]
+    assert corpus_bm25(corpus, str(tmp_path / "cache")).search("else", 1) == ["something else"]
     assert len(indexes(tmp_path)) == 3
 
 
 def search_in_a_process(corpus, cache, answers):
-    answers.put(CorpusBM25(corpus, cache).search("birthplace", 1))
+    answers.put(corpus_bm25(corpus, cache).search("birthplace", 1))
 
 
 def test_processes_that_start_at_once_share_one_index(corpus, tmp_path):
@@ -173,7 +174,7 @@ def test_a_build_that_was_cut_short_is_made_again(bm25, corpus, tmp_path):
     complete = tmp_path / "cache" / name
     complete.rename(complete.with_name(f"{name}.unfinished"))
     (complete.with_name(f"{name}.unfinished") / "offsets.npy").write_bytes(b"half")
-    assert CorpusBM25(corpus, str(tmp_path / "cache")).search("birthplace", 1) == [TEXTS[1]]
+    assert corpus_bm25(corpus, str(tmp_path / "cache")).search("birthplace", 1) == [TEXTS[1]]
     assert indexes(tmp_path) == [name]
 
 
@@ -199,14 +200,14 @@ def test_a_bad_line_is_named_and_leaves_no_index(tmp_path, line, message):
     path.write_text(GOOD + line + "\n" + GOOD, errors="surrogateescape")
     for _ in range(2):
         with pytest.raises(ValueError, match=re.escape(f"data.retriever.corpus_path={path}: {message}")):
-            CorpusBM25(str(path), str(tmp_path / "cache"))
+            corpus_bm25(str(path), str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("contents", ["", "\n\n", '{"id": 1, "contents": "the of"}'])
 def test_an_empty_corpus_ends_the_run(tmp_path, contents):
     (tmp_path / "corpus.jsonl").write_text(contents)
     with pytest.raises(EmptyCorpus, match=r"^data\.retriever\.corpus_path=.*: holds no "):
-        CorpusBM25(str(tmp_path / "corpus.jsonl"), str(tmp_path / "cache"))
+        corpus_bm25(str(tmp_path / "corpus.jsonl"), str(tmp_path / "cache"))
 
 
 def test_a_missing_corpus_and_wrong_settings_are_named(corpus, tmp_path):
@@ -216,7 +217,7 @@ def test_a_missing_corpus_and_wrong_settings_are_named(corpus, tmp_path):
         ({"corpus_path": "nowhere"}, "corpus_path=nowhere"),
     ):
         with pytest.raises(ValueError, match=rf"^data\.retriever\.{message}: .*expected"):
-            CorpusBM25(**({"corpus_path": corpus, "cache_dir": str(tmp_path)} | settings))
+            corpus_bm25(**({"corpus_path": corpus, "cache_dir": str(tmp_path)} | settings))
 
 
 def test_the_yamls_build_what_they_name(composed, corpus, tmp_path, encoder):

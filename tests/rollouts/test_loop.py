@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from a2tgpo.engines.scripted import ScriptedEngine
-from a2tgpo.environments.dialects.text_tags import TextTags
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.protocols import Completion, StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 from tests.helpers.episodes import search_qa as search_environment
 from tests.helpers.loops import loop
+from tests.helpers.shipped import text_tags
 
 PASSAGES = ("The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu.")
 TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films")
@@ -73,7 +73,7 @@ class Echo:
 
 def search_qa(retriever=None):
     retriever = retriever or BM25Retriever({"films": PASSAGES}.__getitem__)
-    return search_environment(TextTags("Question: {question}", ("<answer> ", "</answer>")), retriever)
+    return search_environment(text_tags("Question: {question}", ("<answer> ", "</answer>")), retriever)
 
 
 def play(policy, script, prompts=((0, TASK),), group_size=1, environment=None, **limits):

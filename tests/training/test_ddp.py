@@ -13,8 +13,8 @@ import torch
 
 import launch
 import train
-from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.system import distributed
+from tests.helpers.shipped import pretrained_policy
 from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL, checkpoint, finish, start, table
 
 pytestmark = pytest.mark.timeout(600)
@@ -87,7 +87,7 @@ def by_place(ranks):
 
 def moved(state):
     """The largest step of a weight that was the shipped policy's, or of an adapter's B, which started at zero."""
-    first = {f"model.{name}": weight for name, weight in load_policy(SHIPPED).model.state_dict().items()}
+    first = {f"model.{name}": weight for name, weight in pretrained_policy(SHIPPED).model.state_dict().items()}
     first |= {name: torch.zeros_like(weight) for name, weight in state["state_dict"].items() if "lora_B" in name}
     return max(float((w - first[name]).abs().max()) for name, w in state["state_dict"].items() if name in first)
 

@@ -17,11 +17,11 @@ CHAINED = tuple(name for name in RELATIONS if name != "year")
 class QuestionMix:
     """Share of each kind of question."""
 
-    hop1: float = 0.15
-    hop2: float = 0.30
-    hop3: float = 0.25
-    hop4: float = 0.10
-    comparison: float = 0.20
+    hop1: float
+    hop2: float
+    hop3: float
+    hop4: float
+    comparison: float
 
     def __post_init__(self) -> None:
         total = self.hop1 + self.hop2 + self.hop3 + self.hop4 + self.comparison

@@ -43,12 +43,12 @@ RELATIONS: dict[str, Relation] = {
 class WorldSize:
     """How many entities of each type a world holds. Fewer words for people means more namesakes."""
 
-    film: int = 6
-    person: int = 10
-    city: int = 5
-    company: int = 4
-    country: int = 3
-    person_words: int = 14
+    film: int
+    person: int
+    city: int
+    company: int
+    country: int
+    person_words: int
 
 
 @dataclass(frozen=True)

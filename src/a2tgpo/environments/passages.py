@@ -11,9 +11,9 @@ class PassageLayout:
     A passage `"Title"\\ntext` has a title and a text; any other is all text. `nothing` stands for an empty result.
     """
 
-    template: str = "{contents}"
-    separator: str = " "
-    nothing: str = "Nothing was found."
+    template: str
+    separator: str
+    nothing: str
 
     def __post_init__(self) -> None:
         try:

@@ -13,10 +13,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def load_policy(
     path: str,
-    dtype: str = "float32",
-    attn_implementation: str = "sdpa",
-    gradient_checkpointing: bool = False,
-    compile: bool = False,
+    dtype: str,
+    attn_implementation: str,
+    gradient_checkpointing: bool,
+    compile: bool,
     lora: LoraConfig | None = None,
 ) -> Policy:
     """Load model and tokenizer from `path`, without dropout; with `lora`, freeze the model and train an adapter on it.

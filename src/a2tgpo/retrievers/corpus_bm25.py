@@ -18,7 +18,7 @@ class CorpusBM25:
     after. `k1` says how soon repeating a word stops counting, `b` how much long passages are held back.
     """
 
-    def __init__(self, corpus_path: str, cache_dir: str, k1: float = 1.5, b: float = 0.75) -> None:
+    def __init__(self, corpus_path: str, cache_dir: str, k1: float, b: float) -> None:
         if not k1 >= 0:
             raise ValueError(f"data.retriever.k1={k1}: expected k1 >= 0")
         if not 0 <= b <= 1:

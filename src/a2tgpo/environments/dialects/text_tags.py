@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
@@ -24,17 +24,17 @@ class TextTags:
 
     prompt_template: str
     answer_wrapper: tuple[str, str]
-    answer_pattern: str = "(.*)"
+    answer_pattern: str
     """What of the answer tag's body is the answer, in group 1."""
-    call_tags: Mapping[str, str] = field(default_factory=dict)
+    call_tags: Mapping[str, str]
     """The tag of a tool's calls, where it is not the name of the tool."""
-    answer_tag: str = "answer"
-    result_tag: str = "result"
-    result_template: str = "<result> {result}</result>"
-    layout: PassageLayout = field(default_factory=PassageLayout)
-    chat: bool = False
-    system: str = ""
-    template: Mapping[str, Any] = field(default_factory=dict)
+    answer_tag: str
+    result_tag: str
+    result_template: str
+    layout: PassageLayout
+    chat: bool
+    system: str
+    template: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         require_wrapper(self.answer_wrapper)

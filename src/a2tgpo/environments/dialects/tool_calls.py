@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
@@ -28,11 +28,11 @@ class ToolCalls:
 
     prompt_template: str
     answer_wrapper: tuple[str, str]
-    answer_pattern: str = "(.*)"
+    answer_pattern: str
     """What of a message without calls is the answer, in group 1; thoughts are left out of it."""
-    layout: PassageLayout = field(default_factory=PassageLayout)
-    system: str = ""
-    template: Mapping[str, Any] = field(default_factory=dict)
+    layout: PassageLayout
+    system: str
+    template: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         require_wrapper(self.answer_wrapper)
