@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 # Another package index for torch: the CPU wheels are a fraction of the CUDA ones.
 TORCH_INDEX ?=
@@ -28,10 +29,10 @@ eval: $(READY) ## Evaluate the initial policy, or ARGS="ckpt_path=…"
 	$(BIN)/python src/eval.py experiment=a2tgpo $(ARGS)
 
 test: $(READY) ## Run the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not vllm and not loggers" $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not loggers" $(PARALLEL) $(ARGS)
 
 .venv-vllm/.ready: scripts/setup_vllm.sh
 	scripts/setup_vllm.sh $(PYTHON) $(TORCH_INDEX)
