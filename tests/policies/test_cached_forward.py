@@ -68,7 +68,7 @@ def test_the_error_names_the_folder(tmp_path):
     tokenizer = build_tokenizer("qwen2")
     model_of("mpt", REFUSED["mpt"] | {"vocab_size": len(tokenizer)}).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=rf"model\.policy\.path={tmp_path}: a mpt model predicts otherwise from a cach"):
+    with pytest.raises(ValueError, match=rf"model\.policy\.path={tmp_path}: a mpt model predicts otherwise"):
         pretrained_policy(tmp_path, attn_implementation="eager")
 
 
