@@ -214,9 +214,7 @@ def test_the_loss_does_not_depend_on_gradient_accumulation(run, aggregation, mon
 
 
 def test_an_optimizer_step_over_rows_of_two_generations_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="steps_per_generation=1: expected a multiple of gradient_accumulation_steps=2"
-    ):
+    with pytest.raises(ValueError, match="steps_per_generation=1: expected a multiple of gradient_acc"):
         make_trainer(tmp_path, gradient_accumulation_steps=2, steps_per_generation=1)
 
 
@@ -263,7 +261,7 @@ def test_answers_that_are_no_texts_are_refused_by_row_and_column(run, value):
     trainer, batch, _ = run
     rows = rows_of(trainer, 0, 1)
     rows[3]["answers"] = value
-    message = rf"row 3 of the batch, column answers: got {re.escape(repr(value))}; expected a text or a list of texts"
+    message = rf"row 3 of the batch, column answers: got {re.escape(repr(value))}; expected a text or a list of them"
     with pytest.raises(ValueError, match=message):
         trainer.trajectories(rows, batch, batch["turn_ids"])
 

@@ -75,7 +75,7 @@ class A2TGPOTrainer(GRPOTrainer):
         if self.args.steps_per_generation % accumulated:
             raise ValueError(
                 f"steps_per_generation={self.args.steps_per_generation}: expected a multiple of "
-                f"gradient_accumulation_steps={accumulated}, so that an optimizer step knows the weights of all its rows"
+                f"gradient_accumulation_steps={accumulated}, or a step lacks the weights of some rows"
             )
         if not isinstance(method.signal, NoSignal):
             try:
@@ -118,7 +118,7 @@ class A2TGPOTrainer(GRPOTrainer):
         answers = [value] if isinstance(value, str) else value
         if not (isinstance(answers, list | tuple) and all(isinstance(answer, str) for answer in answers)):
             raise ValueError(
-                f"row {row} of the batch, column {self.answer_column}: got {value!r}; expected a text or a list of texts"
+                f"row {row} of the batch, column {self.answer_column}: got {value!r}; expected a text or a list of them"
             )
         return tuple(dict.fromkeys(answers))
 
