@@ -47,10 +47,9 @@ class InformationGain:
         states = observed.state_mask
         log_belief = functional.log_belief(observed.answer_logprob, observed.alias_mask, self.aliases)
         if not log_belief[states].isfinite().all():
-            broken = log_belief[states].isnan().any()
-            why = (
-                "the policy's log-probs are NaN, so its weights are" if broken else "the task has none, or an empty one"
-            )
+            why = "the task has none, or an empty one"
+            if observed.answer_logprob[states].isnan().any():
+                why = "the policy's log-probs are NaN, so its weights are"
             raise ValueError(f"no finite belief in an accepted answer: {why}; expected finite log-probs")
         belief = log_belief.exp()
         gain_mask = states[:, 1:] & states[:, :-1]
