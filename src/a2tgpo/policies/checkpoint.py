@@ -25,7 +25,7 @@ def load_weights(policy: Policy, path: Path) -> None:
     Raises ValueError where `path` is no checkpoint, belongs to another architecture, or holds NaN or infinities.
     """
     checkpoint = read_checkpoint(path)
-    if "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         raise ValueError(f"ckpt_path={path}: no weights in it; expected a checkpoint written by src/train.py")
     weights = weights_in(checkpoint)
     require_same_architecture(policy, weights)
