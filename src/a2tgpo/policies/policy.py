@@ -104,6 +104,16 @@ def trained_names(policy: Policy) -> set[str]:
     return policy.model.state_dict().keys() - frozen
 
 
+def require_float32(policy: Policy) -> None:
+    """Raises ValueError where weights that are trained are not float32: a small step would be rounded away."""
+    for weight in policy.model.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            raise ValueError(
+                f"model.policy.dtype={str(weight.dtype).removeprefix('torch.')}: expected float32 for weights that are "
+                "trained, or an adapter (model.policy.lora); trainer.precision=bf16-mixed computes in bf16"
+            )
+
+
 def require_same_architecture(policy: Policy, weights: Mapping[str, Tensor]) -> None:
     """Raises ValueError naming the first of a checkpoint's weights that does not fit the policy's trained ones."""
     own = policy.model.state_dict()
