@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from a2tgpo.policies.checkpoint import load_weights
+from a2tgpo.policies.merging import merged
 from a2tgpo.policies.policy import Policy
 from launch import one_line_errors, prepare_process
 
@@ -47,15 +48,13 @@ def trained_policy(checkpoint: Path) -> Policy:
 
 
 def exported_model(policy: Policy, adapter: bool) -> PreTrainedModel | PeftModel:
-    """The model to write: merged, or the adapter alone. Raises ValueError where there is no adapter to write.
-
-    Merging is done and kept in float32: in bfloat16 most of what an adapter adds would be rounded away.
-    """
+    """The model to write: merged, or the adapter alone. Raises ValueError where there is no adapter to write, or the
+    merged model is another."""
     if adapter and not isinstance(policy.model, PeftModel):
         raise ValueError("--adapter: expected a run with model.policy.lora; this one trained all weights")
     if adapter or not isinstance(policy.model, PeftModel):
         return policy.model
-    return policy.model.float().merge_and_unload(safe_merge=True)
+    return merged(policy.model)
 
 
 def export(source: Path, output: Path, adapter: bool) -> None:

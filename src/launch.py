@@ -58,6 +58,8 @@ def prepare_process() -> None:
     """Resolvers `project_root` and `run_dir` for the configuration; libraries speak only when something is wrong."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # what a model folder lacks is an error of our own
+    logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
     disable_progress_bar()
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")

@@ -18,6 +18,7 @@ from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL
 
 LORA = ("model/policy=tiny_lora", "model/reference=disabled_adapter")
 KINDS = {"full": (), "lora": LORA, "lora_bf16": (*LORA, "model.policy.dtype=bfloat16")}
+KINDS["lora_on_tied_weights"] = (*LORA, "model.policy.lora.target_modules=[q_proj,lm_head]")
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "trainer.max_epochs=2")
 TRAINED = {}
 """By kind: the run directory, its last rollout set, and that set's log-probs under the trained weights, in float32."""

@@ -133,3 +133,10 @@ def test_the_paper_s_settings_are_carried(composed):
     assert (model.accumulator.gamma, model.combiner.alpha, model.module.kl_coef) == (1.0, 1.0, 0.0)
     assert (model.signal.gain, model.normalizer.resolution) == ("prob", 1e-6)
     assert model.normalizer._target_ == "a2tgpo.method.normalizers.turn_group.TurnGroup"
+
+
+def test_an_architecture_that_a_cache_does_not_serve_is_refused(composed):
+    mamba = ("model.architecture.model_type=mamba", "model.policy.attn_implementation=eager")
+    with pytest.raises(InstantiationException) as error:
+        instantiate(composed("experiment=a2tgpo_qwen3_4b", "debug=shapes", *mamba).model.policy, _convert_="all")
+    assert "model.architecture.model_type=mamba: a mamba model does not run from a cache" in str(error.value.__cause__)

@@ -247,6 +247,13 @@ def test_an_interrupted_rollout_leaves_the_engine_usable(policy):
     assert_same(play(policy, engine), play(policy))
 
 
+def test_a_policy_that_gives_nan_samples_nothing(policy):
+    with torch.no_grad():
+        policy.model.model.norm.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="the policy's log-probs are NaN, so its weights are; expected"):
+        play(policy)
+
+
 # ---- Where an action ends --------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Small random models of four architectures with tokenizers and chat templates of their kinds, saved as folders."""
+"""Small random models of five architectures with tokenizers and chat templates of their kinds, saved as folders."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     Gemma3TextConfig,
     LlamaConfig,
     PretrainedConfig,
@@ -85,6 +86,10 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+LATENT = {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+LATENT |= {"v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+LATENT |= {"moe_intermediate_size": 16, "first_k_dense_replace": 1}
+"""Keys and values of different size, and a layer of experts."""
 WINDOW = 24
 """Positions that a sliding layer of the small Gemma sees."""
 
@@ -105,9 +110,10 @@ KINDS = {
         GEMMA,
         "",
     ),
+    "deepseek": (DeepseekV3Config, LATENT, ["<|im_end|>", "<|endoftext|>", "<|im_start|>"], CHATML, "false"),
 }
 ARCHITECTURES = tuple(KINDS)
-ENDS = {"qwen3": 2, "qwen2": 2, "llama": 2, "gemma": 2}
+ENDS = {"qwen3": 2, "qwen2": 2, "llama": 2, "gemma": 2, "deepseek": 2}
 """How many of the special tokens, from the first on, end a message."""
 
 
@@ -134,9 +140,9 @@ def byte_fallback(special: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def build(kind: str, folder: Path) -> Path:
-    """Save a random model of `kind` with its tokenizer; returns its folder."""
-    config_class, extra, special, template, drops = KINDS[kind]
+def build_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of `kind`, with its chat template."""
+    _, _, special, template, drops = KINDS[kind]
     raw = (byte_fallback if kind == "gemma" else byte_level)(special)
     bos = {"llama": "<|begin_of_text|>", "gemma": "<bos>"}.get(kind)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=special[0], bos_token=bos)
@@ -145,7 +151,14 @@ def build(kind: str, folder: Path) -> Path:
         tokenizer.add_tokens(
             [AddedToken(t, special=False) for t in ("<tool_call>", "</tool_call>", "<think>", "</think>")]
         )
-    ends = [raw.token_to_id(token) for token in special[: ENDS[kind]]]
+    return tokenizer
+
+
+def build(kind: str, folder: Path) -> Path:
+    """Save a random model of `kind` with its tokenizer; returns its folder."""
+    config_class, extra, special, *_ = KINDS[kind]
+    tokenizer = build_tokenizer(kind)
+    ends = tokenizer.convert_tokens_to_ids(special[: ENDS[kind]])
     config: PretrainedConfig = config_class(
         vocab_size=len(tokenizer), eos_token_id=ends, bos_token_id=None, pad_token_id=None, **(SHAPE | extra)
     )

@@ -126,3 +126,21 @@ def test_a_reward_manager_that_places_no_gain_is_told_so():
     alone = mask[:2] * torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 0, 0])  # one turn each: nothing to place
     advantages, _ = compute_a2tgpo_advantage(torch.eye(2, 10).flip(1), alone, index[:2])
     assert (advantages[alone == 1] == 0).all()
+
+
+def test_a_response_without_a_sampled_token_is_compared_with_nobody():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    rewards = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 10.0]])
+    same = np.array(["a"] * 3, dtype=object)
+    assert not compute_a2tgpo_advantage(rewards, mask, same)[0].any()
+    assert not compute_a2tgpo_advantage(rewards, 0 * mask, same)[0].any()
+
+
+@pytest.mark.parametrize("result", [1, 2])
+def test_an_outcome_on_the_last_token_of_a_cut_result_is_an_outcome(result):
+    mask = torch.tensor([[1, 1, 0, 1, *[0] * result]] * 2)
+    rewards = torch.zeros(mask.shape)
+    rewards[:, 2] = torch.tensor([0.5, 0.5])  # the gain of the first turn
+    rewards[0, -1] = 1.0
+    advantages, _ = compute_a2tgpo_advantage(rewards, mask, np.array(["a", "a"], dtype=object))
+    assert advantages[:, 3].tolist() == pytest.approx([1.0, -1.0])

@@ -1,6 +1,7 @@
 """The method inside TRL: the shipped policy searches with TRL's own tool loop, and the loss is the module's."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,12 +19,16 @@ from a2tgpo.embedded.questions import QuestionMix
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
 from a2tgpo.environments.matching import exact_match
 from a2tgpo.integrations.trl import CREDIT, A2TGPOTrainer
+from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
+from a2tgpo.method.aggregations.token_mean import TokenMean
+from a2tgpo.method.aggregations.token_sum_norm import TokenSumNorm
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.method import PAPER
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
 from tests.helpers.shipped import pretrained_policy, world_size
 from tests.helpers.tiny_runs import SHIPPED, finish
+from tests.policies.test_cached_forward import REFUSED, model_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
 
@@ -72,7 +77,7 @@ def reward(completions, answers, **columns):
     return [exact_match(text, accepted) for text, accepted in zip(said, answers, strict=True)]
 
 
-def make_trainer(folder, **options):
+def make_trainer(folder, model=None, **options):
     """TRL over the shipped policy and its world: it searches, reads what was found and answers."""
     policy = pretrained_policy(str(SHIPPED))
     with torch.no_grad():
@@ -101,7 +106,7 @@ def make_trainer(folder, **options):
         "disable_tqdm": True,
     }
     return A2TGPOTrainer(
-        policy.model,
+        model or policy.model,
         reward,
         GRPOConfig(**(settings | options)),
         Dataset.from_list(rows),
@@ -165,10 +170,20 @@ def learner(composed):
     return build
 
 
+def accumulated_loss(trainer, output, steps):
+    """The loss of one optimizer step over the rows of `output`, in so many micro-batches."""
+    trainer.args.gradient_accumulation_steps = trainer.args.steps_per_generation = steps
+    trainer.current_gradient_accumulation_steps = steps
+    trainer._buffered_inputs = split_tensor_dict(output, steps)
+    total = 0.0
+    for trainer._step in range(steps, 2 * steps):  # the second time round, so that nothing is generated
+        total += trainer._compute_loss(trainer.model, trainer._prepare_inputs(None)).item()
+    return total
+
+
 @pytest.mark.parametrize("kl_coef", [0.0, 0.5])
 def test_the_loss_is_the_one_of_the_module(tmp_path, learner, kl_coef):
     trainer, learner = make_trainer(tmp_path, beta=kl_coef), learner(kl_coef)
-    trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     rows = rows_of(trainer, 0, 1)
     output = trainer._generate_and_score_completions(rows)
@@ -177,17 +192,30 @@ def test_the_loss_is_the_one_of_the_module(tmp_path, learner, kl_coef):
     batch = learner.prepare(trajectories, 0)
     weight = learner.method.weigh(batch.turn_ids, batch.old_logprobs, batch.rollout_logprobs)
     batch = replace(batch, loss_weight=weight)
-    assert trainer._compute_loss(trainer.model, output).isfinite()
+    assert np.isfinite(accumulated_loss(trainer, output, 1))
     assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] == 0  # every ratio starts at 1
     nudge(trainer.model)
     nudge(learner.model)
     expected, counts, log_ratio = learner.loss(batch)
     assert log_ratio > 0.01
     assert 0 < counts[0].sum() < counts[1].sum()
-    assert trainer._compute_loss(trainer.model, output).item() == pytest.approx(expected.item(), abs=1e-5)
-    trainer.current_gradient_accumulation_steps = 2
-    halves = [trainer._compute_loss(trainer.model, half).item() for half in split_tensor_dict(output, 2)]
-    assert sum(halves) == pytest.approx(expected.item(), abs=1e-5)
+    assert accumulated_loss(trainer, output, 1) == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "aggregation", [TokenMean(), SeqMeanTokenMean(), TokenSumNorm(160)], ids=lambda a: type(a).__name__
+)
+def test_the_loss_does_not_depend_on_gradient_accumulation(run, aggregation, monkeypatch):
+    trainer, batch, _ = run
+    monkeypatch.setattr(trainer, "method", replace(trainer.method, aggregation=aggregation))
+    whole, *parts = (accumulated_loss(trainer, batch, steps) for steps in (1, 2, 4, 16))
+    assert abs(whole) > 1e-3
+    assert parts == pytest.approx([whole] * len(parts), abs=1e-5)
+
+
+def test_an_optimizer_step_over_rows_of_two_generations_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="steps_per_generation=1: expected a multiple of gradient_acc"):
+        make_trainer(tmp_path, gradient_accumulation_steps=2, steps_per_generation=1)
 
 
 def test_evaluation_takes_the_same_way(tmp_path):
@@ -226,6 +254,21 @@ def test_a_row_without_accepted_answers_is_named(tmp_path):
     nothing = [row | {"answers": []} for row in rows]
     with pytest.raises(ValueError, match="row 0 of the batch: it has no accepted answer"):
         trainer.credit(trainer.trajectories(nothing, output, output["turn_ids"]))
+
+
+@pytest.mark.parametrize("value", [[12], 12, None, ["x", None], {"a": 1}])
+def test_answers_that_are_no_texts_are_refused_by_row_and_column(run, value):
+    trainer, batch, _ = run
+    rows = rows_of(trainer, 0, 1)
+    rows[3]["answers"] = value
+    message = rf"row 3 of the batch, column answers: got {re.escape(repr(value))}; expected a text or a list of them"
+    with pytest.raises(ValueError, match=message):
+        trainer.trajectories(rows, batch, batch["turn_ids"])
+
+
+def test_a_model_whose_beliefs_cannot_be_scored_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="model: a mpt model predicts otherwise from a cache"):
+        make_trainer(tmp_path, model=model_of("mpt", REFUSED["mpt"]))
 
 
 TWO_PROCESSES = """

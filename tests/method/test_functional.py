@@ -19,6 +19,7 @@ from a2tgpo.method.aggregations.token_sum_norm import TokenSumNorm
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.clippers.fixed import Fixed
 from a2tgpo.method.combiners.additive import Additive
+from a2tgpo.method.corrections.truncated_importance import TruncatedImportance
 from a2tgpo.method.credits.staged import StagedCredit
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.normalizers.prompt_group import PromptGroup
@@ -27,6 +28,7 @@ from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
 from a2tgpo.method.surrogates.ppo import PPO
+from a2tgpo.method.turns import TurnCredit
 from tests.helpers.observed import credit_inputs, from_beliefs, observed
 
 GAIN = PAPER.signal
@@ -120,10 +122,18 @@ def test_log_gain_of_a_vanishing_belief_is_finite():
 
 
 @pytest.mark.parametrize("aliases", ["first", "max", "mean"])
-@pytest.mark.parametrize(("logprob", "valid"), [(math.nan, True), (math.inf, True), (-math.inf, True), (-1.0, False)])
-def test_a_belief_that_cannot_be_computed_raises(aliases, logprob, valid):
+@pytest.mark.parametrize(
+    ("logprob", "valid", "why"),
+    [
+        (math.nan, True, "the policy's log-probs are NaN"),
+        (math.inf, True, "the task has none, or an empty one"),
+        (-math.inf, True, "the task has none, or an empty one"),
+        (-1.0, False, "the task has none, or an empty one"),
+    ],
+)
+def test_a_belief_that_cannot_be_computed_raises(aliases, logprob, valid, why):
     answer_logprob = doubles([[[-1.0], [logprob]]])
-    with pytest.raises(ValueError, match="no finite belief"):
+    with pytest.raises(ValueError, match=f"no finite belief in an accepted answer: {why}"):
         replace(GAIN, aliases=aliases)(observed(answer_logprob, bools([[valid]]), bools([[True, True]])))
 
 
@@ -457,6 +467,62 @@ def test_k3_is_never_negative_and_its_mean_is_the_divergence(seed):
     kl = functional.k3_kl(p[None], q[None])[0]
     assert (kl >= 0).all()
     assert_close((p.exp() * kl).sum(), (p.exp() * (p - q)).sum())
+
+
+# ---- Extremes --------------------------------------------------------------------------------------------------------
+
+LOG_PROBS = st.lists(st.floats(-1e4, 0.0, width=32), min_size=6, max_size=6)
+ADVANTAGES = st.lists(st.sampled_from([-3.0, -1e-3, 0.0, 1e-3, 3.0]), min_size=2, max_size=2)
+CLIPPERS = [Fixed(0.003, 0.004), Fixed(math.inf, math.inf), AdaptiveTurn(0.3, 0.2, 0.3)]
+LENGTHS = torch.tensor([[0, 0, -1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("clipper", CLIPPERS, ids=str)
+@pytest.mark.parametrize("ratio", [TokenRatio(), TurnRatio(), SequenceRatio()], ids=lambda r: type(r).__name__)
+@few
+@given(new=LOG_PROBS, old=LOG_PROBS, per_turn=ADVANTAGES)
+def test_loss_and_gradient_are_finite_whatever_the_log_probs(clipper, ratio, new, old, per_turn):
+    logprobs, credit = torch.tensor([new], requires_grad=True), TurnCredit.zeros(1, 2)
+    low, high = clipper(torch.tensor([[1.0, -1.0]]))
+    credit = replace(credit, advantage=torch.tensor([per_turn]), clip_low=low, clip_high=high)
+    method = replace(PAPER, ratio=ratio, clipper=clipper)
+    loss, clipped = method.loss(logprobs, torch.tensor([old]), LENGTHS, credit, SeqMeanTokenMean()(LENGTHS))
+    loss.backward()
+    assert loss.isfinite() and logprobs.grad.isfinite().all()
+    if ratio == TokenRatio():
+        assert (logprobs.grad[clipped] == 0).all()
+
+
+@few
+@given(new=LOG_PROBS, old=LOG_PROBS)
+def test_kl_and_correction_are_finite_whatever_the_log_probs(new, old):
+    logprobs, other = torch.tensor([new], requires_grad=True), torch.tensor([old])
+    kl = functional.k3_kl(logprobs, other)
+    kl.sum().backward()
+    assert kl.isfinite().all() and (kl >= 0).all() and logprobs.grad.isfinite().all()
+    for cap in (2.0, 1e300):
+        weight = TruncatedImportance(cap)(logprobs.detach(), other, LENGTHS)
+        assert weight.isfinite().all() and ((weight >= 0) & (weight <= cap)).all()
+
+
+@few
+@given(seeds)
+def test_the_bound_of_the_exponent_changes_no_bit_of_what_a_run_meets(seed):
+    rng = torch.Generator().manual_seed(seed)
+    log_ratio = (torch.rand(3, 8, generator=rng) * 2 - 1) * (functional.MAX_EXPONENT - 1)
+    advantage, low, high = torch.randn(3, 3, 8, generator=rng)
+    grads, losses = [], []
+    for surrogate in (functional.clipped_surrogate, unbounded_surrogate):
+        leaf = log_ratio.clone().requires_grad_()
+        losses.append(surrogate(leaf, advantage, low.abs(), high.abs()))
+        losses[-1].sum().backward()
+        grads.append(leaf.grad)
+    assert torch.equal(*losses) and torch.equal(*grads)
+
+
+def unbounded_surrogate(log_ratio, advantage, low, high):
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
 
 # ---- Weights ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Any causal language model: four architectures through the same loading, rollout and scoring code."""
+"""Any causal language model: five architectures through the same loading, rollout and scoring code."""
 
 import json
 

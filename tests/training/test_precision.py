@@ -1,7 +1,10 @@
 """Sampling, scoring and training run at the trainer's precision, so that the first ratio after a rollout set is 1."""
 
+import re
+
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -70,3 +73,10 @@ def test_a_rollout_casts_each_weight_once(composed):
 def test_a_precision_that_cannot_be_trained_in_is_refused(composed):
     with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true: expected 32-true or bf16-mixed"):
         fit(composed("experiment=a2tgpo", *SMALL, "trainer.precision=bf16-true"), [])
+
+
+def test_training_all_weights_in_bfloat16_is_refused(composed):
+    message = r"model\.policy\.dtype=bfloat16: expected float32 for weights that are trained, or an adapter"
+    with pytest.raises(InstantiationException) as error:
+        fit(composed("experiment=a2tgpo", *SMALL, "model.policy.dtype=bfloat16"), [])
+    assert re.match(message, str(error.value.__cause__))

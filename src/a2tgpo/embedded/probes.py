@@ -7,6 +7,7 @@ from a2tgpo.embedded.demonstrations import search_action
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.chat_template import encode_prompt
 from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.rollouts.trajectory import StopReason, Task
 
@@ -46,7 +47,7 @@ async def _complete(policy: Policy, texts: Sequence[str]) -> list[str]:
     engine = HuggingFaceEngine()
     engine.sync(policy)
     sampling = Sampling(MAX_ANSWER_TOKENS, ("</answer>",), greedy=True, key=(0,))
-    sessions = [(await engine.open(policy.tokenizer(text).input_ids, 1))[0] for text in texts]
+    sessions = [(await engine.open(encode_prompt(policy, text), 1))[0] for text in texts]
 
     async def one(session: object) -> str:
         completion = await engine.extend(session, (), sampling)

@@ -1,6 +1,7 @@
 """Sampling in process from a Hugging Face model whose cache lives as long as the episode."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -174,11 +175,16 @@ class HuggingFaceEngine:
         return out.logits[:, -1]
 
     def _draw(self, cache: RowCache, rows: list[Row], logits: torch.Tensor, step: int) -> None:
-        """Append one token to every unfinished row; a row that it finishes takes its states home."""
+        """Append one token to every unfinished row; a row that it finishes takes its states home.
+
+        Raises FloatingPointError where a log-prob is NaN.
+        """
         uniforms = [row.uniforms[step] if row.finish is None else 0.0 for row in rows]
         ids, logprobs = draw(logits, torch.tensor(uniforms, device=logits.device), rows[0].sampling.greedy)
         for i, (row, token, logprob) in enumerate(zip(rows, ids.tolist(), logprobs.tolist(), strict=True)):
             if row.finish is None:
+                if math.isnan(logprob):
+                    raise FloatingPointError("the policy's log-probs are NaN, so its weights are; expected finite ones")
                 row.ids.append(token)
                 row.logprobs.append(logprob)
                 row.finish = self._finish(row)

@@ -23,10 +23,10 @@ class RowLayer(CacheLayerMixin):
 
     def __init__(self, rows: Sequence[LayerStates], capacity: int) -> None:
         super().__init__()
-        heads, _, size = rows[0][0].shape
-        dtype = attention_dtype(rows[0][0])
-        self.keys = rows[0][0].new_zeros(len(rows), heads, capacity, size, dtype=dtype)
-        self.values = torch.zeros_like(self.keys)
+        self.keys, self.values = (  # of different size in latent attention
+            states.new_zeros(len(rows), len(states), capacity, states.shape[-1], dtype=attention_dtype(states))
+            for states in rows[0]
+        )
         for row, (keys, values) in enumerate(rows):
             self.keys[row, :, : keys.shape[1]] = keys
             self.values[row, :, : values.shape[1]] = values

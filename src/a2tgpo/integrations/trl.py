@@ -19,7 +19,9 @@ from a2tgpo.integrations.turns import split_turns, turn_ids
 from a2tgpo.method.corrections.none import NoCorrection
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import PAPER, Method
+from a2tgpo.method.signals.none import NoSignal
 from a2tgpo.method.turns import TurnCredit
+from a2tgpo.policies.cached_forward import require_cached_forward
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
 from a2tgpo.scoring.score import score
@@ -43,7 +45,8 @@ class A2TGPOTrainer(GRPOTrainer):
 
     `answer_wrapper` is the text around an accepted answer at the start of an assistant message, `answer_column` the
     dataset's column of accepted answers (a list, or one text); `score_tokens` bounds a micro-batch of belief scoring.
-    Raises ValueError where an option of GRPOConfig is set that the method replaces.
+    Raises ValueError where an option of GRPOConfig is set that the method replaces, an optimizer step would take rows
+    of several generations, or beliefs cannot be scored from the model's cache.
     """
 
     def __init__(
@@ -68,6 +71,17 @@ class A2TGPOTrainer(GRPOTrainer):
             raise ValueError(f"method.correction={method.correction}: expected none; TRL corrects for its own engine")
         if self._is_vlm:
             raise ValueError(f"processing_class={type(self.processing_class).__name__}: expected a text tokenizer")
+        accumulated = self.args.gradient_accumulation_steps
+        if self.args.steps_per_generation % accumulated:
+            raise ValueError(
+                f"steps_per_generation={self.args.steps_per_generation}: expected a multiple of "
+                f"gradient_accumulation_steps={accumulated}, or a step lacks the weights of some rows"
+            )
+        if not isinstance(method.signal, NoSignal):
+            try:
+                require_cached_forward(self._policy())
+            except ValueError as error:
+                raise ValueError(f"model: {error}") from error
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args)  # of all ranks
@@ -89,8 +103,7 @@ class A2TGPOTrainer(GRPOTrainer):
         first = local_rows(len(inputs)).start
         rows = []
         for i, row in enumerate(inputs):
-            answers = row[self.answer_column]
-            answers = (answers,) if isinstance(answers, str) else tuple(dict.fromkeys(answers))
+            answers = self._accepted(row.get(self.answer_column), first + i)
             prompt = output["prompt_ids"][i][output["prompt_mask"][i].bool()].tolist()
             read = output["completion_mask"][i].bool()
             before, split = split_turns(output["completion_ids"][i][read].tolist(), (turns[i][read] >= 0).tolist())
@@ -101,16 +114,38 @@ class A2TGPOTrainer(GRPOTrainer):
             rows.append(Trajectory(task, group, sample, (*prompt, *before), split, outcome, StopReason.ANSWERED))
         return rows
 
+    def _accepted(self, value: object, row: int) -> tuple[str, ...]:
+        answers = [value] if isinstance(value, str) else value
+        if not (isinstance(answers, list | tuple) and all(isinstance(answer, str) for answer in answers)):
+            raise ValueError(
+                f"row {row} of the batch, column {self.answer_column}: got {value!r}; expected a text or a list of them"
+            )
+        return tuple(dict.fromkeys(answers))
+
+    def _policy(self) -> Policy:
+        return Policy(self.accelerator.unwrap_model(self.model), self.processing_class)
+
     def credit(self, trajectories: Sequence[Trajectory]) -> TurnCredit:
         """What the method assigns to this rank's turns; groups are compared over all ranks."""
-        policy = Policy(self.accelerator.unwrap_model(self.model), self.processing_class)
         answers = self.method.signal.answers
-        credit = self.method.assign(
-            score(policy, trajectories, answers, self.answer_wrapper, self.score_tokens).observed
-        )
+        scored = score(self._policy(), trajectories, answers, self.answer_wrapper, self.score_tokens)
+        credit = self.method.assign(scored.observed)
         if credit.gain_mask.any():
             self._log_mean("gain/mean", credit.gain[credit.gain_mask])
         return credit
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """Adds the share of each token in the loss: of its optimizer step over all of its micro-batches and ranks."""
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training:
+            return inputs | {"share": self.method.aggregation(inputs["turn_ids"])}
+        here = self._step % self.args.steps_per_generation
+        start = here - here % self.args.gradient_accumulation_steps
+        step = self._buffered_inputs[start : start + self.current_gradient_accumulation_steps]
+        turns = torch.cat([part["turn_ids"] for part in step])
+        nothing = torch.zeros(turns.shape, device=turns.device)
+        shares = self.method.weigh(turns, nothing, nothing).split([len(part["turn_ids"]) for part in step])
+        return inputs | {"share": shares[here - start] * self.accelerator.num_processes}  # DDP averages over ranks
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         turns, method = inputs["turn_ids"], self.method
@@ -119,7 +154,7 @@ class A2TGPOTrainer(GRPOTrainer):
             model, ids, mask, turns.shape[1], compute_entropy=True
         )
         old = inputs.get("old_per_token_logps", logprobs.detach())
-        share = method.aggregation(turns)
+        share = inputs["share"]
         weight = share * inputs.get("importance_sampling_ratio", 1.0)  # TRL's own correction for its engine
         credit = TurnCredit(**{field.name: inputs[f"{CREDIT}{field.name}"] for field in fields(TurnCredit)})
         loss, clipped = method.loss(logprobs, old, turns, credit, weight)
@@ -127,8 +162,7 @@ class A2TGPOTrainer(GRPOTrainer):
             loss = loss + self.beta * (share * k3_kl(logprobs, inputs["ref_per_token_logps"])).sum()
         self._log_mean("entropy", entropy[turns >= 0])
         self._log_mean("clip_ratio/region_mean", clipped[turns >= 0])
-        steps = self.current_gradient_accumulation_steps if self.model.training else 1
-        return loss / steps
+        return loss
 
     def _log_mean(self, name: str, values: Tensor) -> None:
         self._metrics["train" if self.model.training else "eval"][name].append(values.float().mean().item())

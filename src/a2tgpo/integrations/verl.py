@@ -19,7 +19,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from a2tgpo.integrations.turns import turn_ids
@@ -65,14 +65,27 @@ def compute_a2tgpo_advantage(
     """Advantage of each sampled token, twice: verl wants returns too, which only a critic reads.
 
     `index` names the prompt of each row. A turn that another turn follows has a gain; the last one has where the token
-    after it holds a reward other than 0. verl's `config` is not read: `method` holds the parameters.
+    after it holds a reward other than 0, unless that token is the last of the tensor: there the response was cut, and
+    verl puts the outcome. A response without a sampled token is compared with nobody, whatever stands on its padding.
+    verl's `config` is not read: `method` holds the parameters.
 
     Raises ValueError where there are responses of several turns, and not one gain.
     """
-    turns = turn_ids(response_mask.bool())
-    rewards = token_level_rewards.float()
-    placed = torch.zeros_like(turns, dtype=torch.bool)
-    placed[:, 1:] = (turns[:, 1:] < 0) & (turns[:, :-1] >= 0)  # the first token after a turn
+    sampled, advantages = response_mask.bool(), torch.zeros_like(token_level_rewards, dtype=torch.float32)
+    rows = sampled.any(1)
+    if rows.any():
+        prompts = np.unique(index, return_inverse=True)[1]
+        groups = torch.as_tensor(prompts, device=rows.device).reshape(-1)
+        advantages[rows] = _advantages(token_level_rewards[rows].float(), sampled[rows], groups[rows], method)
+    return advantages, advantages
+
+
+def _advantages(
+    rewards: Float[Tensor, "B L"], sampled: Bool[Tensor, "B L"], group_ids: Int[Tensor, " B"], method: Method
+) -> Float[Tensor, "B L"]:
+    turns = turn_ids(sampled)
+    placed = torch.zeros_like(sampled)
+    placed[:, 1:-1] = (turns[:, 1:-1] < 0) & (turns[:, :-2] >= 0)  # the first token after a turn
     position = torch.arange(int(turns.max()) + 1, device=turns.device)
     n_own = turns.amax(1, keepdim=True) + 1
     turn_mask = position < n_own
@@ -93,9 +106,8 @@ def compute_a2tgpo_advantage(
         alias_mask=turn_mask[:, :0],
         state_mask=torch.nn.functional.pad(gain_mask, (1, 0), value=False),
         outcome=rewards.masked_fill(placed, 0.0).sum(1),
-        group_ids=torch.as_tensor(np.unique(index, return_inverse=True)[1], device=turns.device).reshape(-1),
+        group_ids=group_ids,
         state_ids=torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position,
     )
     credit = replace(method, signal=PlacedGains(gain, gain_mask)).assign(observed)
-    advantages = to_tokens(credit.advantage, turns)
-    return advantages, advantages
+    return to_tokens(credit.advantage, turns)

@@ -107,6 +107,11 @@ def sqrt_rescale(total: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Floa
 
 # ---- Ratio, clipping, loss -------------------------------------------------------------------------------------------
 
+MAX_EXPONENT = 20.0
+"""Log-ratios (nats) go no further up, and have no gradient beyond. No run comes near: a ratio of e²⁰ = 5e8 is a hundred
+billion clip widths. In float32 e⁸⁹ is infinite, and infinity times an advantage or a gradient of 0 is NaN; e²⁰ leaves
+room for products, and for the squares in a gradient's norm."""
+
 
 def clip_scale(normalized: Float[Tensor, "B T"], beta: float) -> Float[Tensor, "B T"]:
     """Factor on the clip range: c = 1 + β(2σ(îg) − 1), in (1 − β, 1 + β), 1 where îg = 0 (eq. 11)."""
@@ -144,7 +149,7 @@ def clipped_surrogate(
     high: Float[Tensor, "B L"],
 ) -> Float[Tensor, "B L"]:
     """Loss of a token: −min(s·Â, clip(s, 1 − low, 1 + high)·Â), s = exp(log_ratio); inf opens a side (eq. 12)."""
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(max=MAX_EXPONENT).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
 
@@ -161,7 +166,7 @@ def clipped(
 
 def k3_kl(logprobs: Float[Tensor, "B L"], ref_logprobs: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Estimate of KL(πθ ‖ π_ref) at a sampled token, never negative: eᵈ − 1 − d, d = log π_ref − log πθ (nats)."""
-    difference = ref_logprobs - logprobs
+    difference = (ref_logprobs - logprobs).clamp(max=MAX_EXPONENT)
     return difference.expm1() - difference
 
 

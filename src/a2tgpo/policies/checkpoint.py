@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from a2tgpo.policies.checks import require_finite
 from a2tgpo.policies.policy import Policy, require_same_architecture
 from a2tgpo.system.checkpoint_io import read_checkpoint
 
@@ -21,11 +22,15 @@ def weights_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def load_weights(policy: Policy, path: Path) -> None:
     """Put the policy's weights from a training checkpoint in place.
 
-    Raises ValueError where `path` is no checkpoint or belongs to another architecture.
+    Raises ValueError where `path` is no checkpoint, belongs to another architecture, or holds NaN or infinities.
     """
     checkpoint = read_checkpoint(path)
-    if "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         raise ValueError(f"ckpt_path={path}: no weights in it; expected a checkpoint written by src/train.py")
     weights = weights_in(checkpoint)
     require_same_architecture(policy, weights)
+    try:
+        require_finite(weights)
+    except ValueError as error:
+        raise ValueError(f"ckpt_path={path}: {error}") from error
     policy.model.load_state_dict(weights, strict=False)

@@ -39,7 +39,14 @@ class Policy:
     @property
     def max_length(self) -> int:
         """Positions the model was made for."""
-        return self.model.config.max_position_embeddings
+        return self.model.config.get_text_config().max_position_embeddings
+
+    @cached_property
+    def opening_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before plain text: its begin token, or nothing."""
+        whole, bare = (self.tokenizer("a", add_special_tokens=special).input_ids for special in (True, False))
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return tuple(whole[:start])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled tokens, exactly; an end token that closes them is no part of it."""
@@ -51,11 +58,11 @@ class Policy:
     @cached_property
     def _windows(self) -> dict[str, int | None]:
         """For each kind of attention layer how many positions back it sees, None for all."""
-        config = self.model.config.to_dict()
+        config = self.model.config.get_text_config().to_dict()
         window = config.get("sliding_window")
         kinds = set(config.get("layer_types") or (["full_attention"] if window is None else ["sliding_attention"]))
         if unknown := kinds - {"full_attention", "sliding_attention"}:
-            raise ValueError(f"model.policy.path: layers of kind {sorted(unknown)}; expected full or sliding attention")
+            raise ValueError(f"layers of kind {sorted(unknown)}; expected full or sliding attention")
         return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
     def attention_mask(
@@ -95,6 +102,16 @@ def trained_names(policy: Policy) -> set[str]:
     """Names of the weights that a checkpoint holds: all but frozen ones, which the policy's own folder has."""
     frozen = {name for name, p in policy.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return policy.model.state_dict().keys() - frozen
+
+
+def require_float32(policy: Policy) -> None:
+    """Raises ValueError where weights that are trained are not float32: a small step would be rounded away."""
+    for weight in policy.model.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            raise ValueError(
+                f"model.policy.dtype={str(weight.dtype).removeprefix('torch.')}: expected float32 for weights that are "
+                "trained, or an adapter (model.policy.lora); trainer.precision=bf16-mixed computes in bf16"
+            )
 
 
 def require_same_architecture(policy: Policy, weights: Mapping[str, Tensor]) -> None:

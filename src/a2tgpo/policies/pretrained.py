@@ -1,11 +1,14 @@
 """A policy from a Hugging Face folder or hub id. The embedded policy is such a folder too."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
+from a2tgpo.policies.cached_forward import require_cached_forward
+from a2tgpo.policies.checks import require_finite, require_fitting_tokenizer, require_whole
 from a2tgpo.policies.policy import Policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -22,8 +25,8 @@ def load_policy(
     """Load model and tokenizer from `path`, without dropout; with `lora`, freeze the model and train an adapter on it.
 
     Weights that are trained are best float32, with a trainer that computes in bf16-mixed; those under an adapter may
-    be bfloat16. Raises ValueError where `path` is no model folder, an option is unknown, the adapter has dropout, or
-    the tokenizer has no end token.
+    be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
+    has dropout, the tokenizer does not fit, or the model cannot be served from a cache of keys and values.
     """
     if attn_implementation not in ("sdpa", "eager"):
         raise ValueError(f"model.policy.attn_implementation={attn_implementation!r}: expected 'sdpa' or 'eager'")
@@ -36,25 +39,39 @@ def load_policy(
     if Path(path).is_absolute() and not (Path(path) / "config.json").is_file():
         raise ValueError(f"model.policy.path={path}: expected a Hugging Face model folder with a config.json")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=_without_dropout(path), dtype=DTYPES[dtype], attn_implementation=attn_implementation
+        policy = _read(path, DTYPES[dtype], attn_implementation)
+    except ValueError as error:
+        raise ValueError(f"model.policy.path={path}: {error}") from error
+    return replace(policy, model=prepare(policy.model, gradient_checkpointing, compile, lora))
+
+
+def _read(path: str, dtype: torch.dtype, attn_implementation: str) -> Policy:
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=_without_dropout(path),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `require_whole` names them
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        why = f"{error}; expected a Hugging Face model folder or a hub id"
-        raise ValueError(f"model.policy.path={path}: {why}") from error
-    if not tokenizer.is_fast:
-        raise ValueError(f"model.policy.path={path}: a slow tokenizer; expected a fast one, which knows offsets")
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"model.policy.path={path}: its tokenizer has no end token (eos_token); expected one")
-    return Policy(prepare(model, gradient_checkpointing, compile, lora), tokenizer)
+    except Exception as error:  # every kind of broken folder has its own
+        raise ValueError(f"{error}; expected a Hugging Face model folder or a hub id") from error
+    require_whole(loading)
+    require_finite(model.state_dict())
+    require_fitting_tokenizer(model, tokenizer)
+    policy = Policy(model, tokenizer)
+    require_cached_forward(policy)
+    return policy
 
 
 def _without_dropout(path: str) -> PretrainedConfig:
     config = AutoConfig.from_pretrained(path)
-    for name, value in config.to_dict().items():
+    text = config.get_text_config()
+    for name, value in text.to_dict().items():
         if name.endswith(("dropout", "pdrop")) and value:
-            setattr(config, name, 0.0)
+            setattr(text, name, 0.0)
     return config
 
 

@@ -13,13 +13,15 @@ _QUESTION, _ACTION, _RESULT = "slot-question", "slot-action", "slot-result-{}-"
 
 
 def encode_prompt(policy: Policy, prompt: str | Chat) -> tuple[int, ...]:
-    """The ids that open an episode: plain text with the tokenizer's own special tokens, or messages through the
-    model's chat template.
+    """The ids that open an episode: plain text behind the tokenizer's begin token, or messages through the model's
+    chat template. No end token follows, whatever the tokenizer appends to texts, and no begin token stands twice.
 
     Raises ValueError where the model has no chat template, or one that cannot render these messages.
     """
     if isinstance(prompt, str):
-        return tuple(policy.tokenizer(prompt).input_ids)
+        ids = tuple(policy.tokenizer(prompt, add_special_tokens=False).input_ids)
+        begin = policy.opening_ids
+        return ids if ids[: len(begin)] == begin else begin + ids
     text = _render(policy.tokenizer, prompt.messages, prompt)
     return tuple(policy.tokenizer(text, add_special_tokens=False).input_ids)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import Method
 from a2tgpo.policies.checkpoint import weights_in
-from a2tgpo.policies.policy import Policy, require_same_architecture, trained_names
+from a2tgpo.policies.policy import Policy, require_float32, require_same_architecture, trained_names
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, pack, token_positions
 from a2tgpo.scoring.beliefs import require_context_length
@@ -28,7 +28,7 @@ class A2TGPOModule(LightningModule):
     """A²TGPO (arXiv 2605.06200), or whatever `method` composes, under Lightning.
 
     Each epoch the data module hands over fresh trajectories (`prepare`), then mini-batches of the result
-    (`training_step`, one optimizer step each).
+    (`training_step`, one optimizer step each). Raises ValueError where settings do not go together.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class A2TGPOModule(LightningModule):
         max_skipped_steps: int,
     ) -> None:
         super().__init__()
+        require_float32(policy)
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are in no checkpoint; `on_load_checkpoint` checks the others
         self.model, self.policy = policy.model.train(), policy

@@ -47,7 +47,10 @@ class InformationGain:
         states = observed.state_mask
         log_belief = functional.log_belief(observed.answer_logprob, observed.alias_mask, self.aliases)
         if not log_belief[states].isfinite().all():
-            raise ValueError("no finite belief in an accepted answer: the task has none, it is empty, or scoring broke")
+            why = "the task has none, or an empty one"
+            if observed.answer_logprob[states].isnan().any():
+                why = "the policy's log-probs are NaN, so its weights are"
+            raise ValueError(f"no finite belief in an accepted answer: {why}; expected finite log-probs")
         belief = log_belief.exp()
         gain_mask = states[:, 1:] & states[:, :-1]
         if self.baseline == "first_turn":
