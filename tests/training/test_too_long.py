@@ -105,7 +105,7 @@ def test_the_limit_is_that_of_the_prompt_alone_in_every_dialect(composed, random
     settings = {"max_calls": 2, "tool_timeout": 10.0, "max_tool_failures": 2, "deterministic": True}
     environment = partial(ToolUse, tools={"search": Search(None, 1)}, judge=AnswerMatch(), dialect=dialect, **settings)
     tasks = [Task(f"t/{i}", "What is the mayor of Bemi? " * i, ("Varo",)) for i in (1, 9, 5)]
-    needed = max(len(encode_prompt(random_policy, environment(task).prompt())) for task in tasks)
+    needed = max(len(encode_prompt(random_policy, environment(task).prompt(), task.question)) for task in tasks)
     loop(ScriptedEngine([]), environment, max_prompt_tokens=needed).require_prompts_fit(random_policy, tasks)
     with pytest.raises(SettingError, match=rf"a longer prompt: 1; the longest, t/9, has {needed} tokens"):
         loop(ScriptedEngine([]), environment, max_prompt_tokens=needed - 1).require_prompts_fit(random_policy, tasks)

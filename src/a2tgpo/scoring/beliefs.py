@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedTokenizerBase
 
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.chat_template import encode_quoting
 from a2tgpo.rollouts.thinking import END_THINK, THINK, opened_thought
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 
@@ -57,19 +58,20 @@ class BeliefPlan:
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, wrapper: tuple[str, str]) -> EncodedAnswer:
-    """Tokenise wrapper and answer as one text; the answer's tokens are those that overlap its characters.
+    """Tokenise wrapper and answer as one text; the answer's tokens are those that overlap its characters, and special
+    tokens that it spells out are split.
 
     Raises ValueError where the answer is blank or no wrapper token precedes it.
     """
     before, after = wrapper
     if not answer.strip():
         raise ValueError("an accepted answer is blank: its belief cannot be scored")
-    encoded = tokenizer(before + answer + after, add_special_tokens=False, return_offsets_mapping=True)
     first, last = len(before), len(before) + len(answer)
-    span = [i for i, (start, end) in enumerate(encoded.offset_mapping) if start < last and end > first]
+    ids, offsets = encode_quoting(tokenizer, before + answer + after, [(first, last)])
+    span = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
     if span[0] == 0:
         raise ValueError(f"data.dialect.answer_wrapper={wrapper!r}: expected text before the answer")
-    return EncodedAnswer(tuple(encoded.input_ids[: span[-1] + 1]), span[0])
+    return EncodedAnswer(ids[: span[-1] + 1], span[0])
 
 
 def continued(wrapper: tuple[str, str], opened: str) -> tuple[str, str]:

@@ -1,20 +1,18 @@
 """Native tool calls of chat models: `<tool_call>{json}</tool_call>`, as Qwen and Hermes write them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
+from a2tgpo.environments.dialects.answers import require_answers, written_answer
 from a2tgpo.environments.dialects.arguments import argument_from_json
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, Argument, Parameter, Tool, ToolCall
 from a2tgpo.rollouts.protocols import Chat
-from a2tgpo.rollouts.thinking import END_THINK, THINK, without_thoughts
+from a2tgpo.rollouts.thinking import END_THINK, THINK, cut_out, without_thoughts
 from a2tgpo.system.jsonl import read_json
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_TAGS = (THINK, END_THINK, "<tool_call>", "</tool_call>")
+CALL, END_CALL = "<tool_call>", "</tool_call>"
 _JSON_TYPES: dict[type[Argument], str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -35,7 +33,7 @@ class ToolCalls:
     template: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require_wrapper(self.answer_wrapper)
+        require_answers(self.answer_wrapper, self.answer_pattern)
         if "{question}" not in self.prompt_template:
             raise ValueError(f"data.dialect.prompt_template={self.prompt_template!r}: expected {{question}} in it")
 
@@ -53,10 +51,10 @@ class ToolCalls:
         """All calls of the message, or its answer where it has none; thoughts are left out. None where a thought or a
         call does not begin or end, a call is no JSON object with a known `name` and `arguments` of the right names and
         types, or the answer is blank."""
-        said = without_thoughts(text)
-        calls = [_call(body, tools) for body in _CALL.findall(said)]
-        rest = _CALL.sub("", said)
-        if None in calls or any(tag in rest for tag in _TAGS):
+        outside, bodies = cut_out(without_thoughts(text), CALL, END_CALL)
+        calls = [_call(body, tools) for body in bodies]
+        rest = "".join(outside)
+        if None in calls or any(tag in rest for tag in (THINK, END_THINK, CALL, END_CALL)):
             return None
         return Action(tuple(calls)) if calls else written_answer(self.answer_pattern, rest)
 
