@@ -297,6 +297,10 @@ def searching(*queries):
     return Action(tuple(ToolCall("search", {"query": query}) for query in queries))
 
 
+def xml(parameters):
+    return f"<tool_call>\n<function=search>{parameters}</function>\n</tool_call>"
+
+
 MEANINGS = {
     "one call": (call("x"), searching("x")),
     "two calls": (call("x") + "\n" + call("y"), searching("x", "y")),
@@ -320,6 +324,19 @@ MEANINGS = {
     "no arguments": ('<tool_call>{"name": "search"}</tool_call>', None),
     "another argument": ('<tool_call>{"name": "search", "arguments": {"q": "x"}}</tool_call>', None),
     "an argument that is no text": ('<tool_call>{"name": "search", "arguments": {"query": 3}}</tool_call>', None),
+    "arguments as a text": ('<tool_call>{"name": "search", "arguments": "{\\"query\\": \\"x\\"}"}</tool_call>', None),
+    "XML": (xml("\n<parameter=query>\nx < y\nand {z}\n</parameter>\n"), searching("x < y\nand {z}")),
+    "XML, a number": (xml("<parameter=query>3</parameter>"), searching("3")),
+    "XML and JSON": (xml("<parameter=query>x</parameter>") + call("y"), searching("x", "y")),
+    "XML, a blank argument": (xml("<parameter=query>\n</parameter>"), None),
+    "XML, another argument": (xml("<parameter=q>x</parameter>"), None),
+    "XML, an argument twice": (xml("<parameter=query>x</parameter><parameter=query>y</parameter>"), None),
+    "XML, no arguments": (xml(""), None),
+    "XML, an argument that does not end": (xml("<parameter=query>x"), None),
+    "XML, an argument that never began": (xml("x</parameter>"), None),
+    "XML, text beside an argument": (xml("<parameter=query>x</parameter>y"), None),
+    "XML, no such tool": ("<tool_call><function=buy><parameter=query>x</parameter></function></tool_call>", None),
+    "XML that does not end": ("<tool_call><function=search><parameter=query>x</parameter></tool_call>", None),
     "a blank argument": ('<tool_call>{"name": "search", "arguments": {"query": " "}}</tool_call>', None),
 }
 
