@@ -115,5 +115,5 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, 
 def _say_that_prompts_change() -> None:
     _log.warning(
         "the chat template shows the date or time: prompts change with it, and a resumed run differs from one that was "
-        "never interrupted; where the template takes a date, give it one: +data.dialect.template.date_string=…"
+        "never interrupted; where the template takes a date, give it one: +data.dialect.template={date_string: …}"
     )
