@@ -36,7 +36,9 @@ RESUME_MAY_CHANGE = (
     ".max_concurrency",
 )
 RESUME_MAY_CHANGE += (".cache_size", ".max_sessions", ".micro_batch_tokens", ".gradient_checkpointing")
-"""Ends of the keys that a resume may change: where things are, and how much is done at once."""
+RESUME_MAY_CHANGE += (".max_prompt_tokens",)
+"""Ends of the keys that a resume may change: where things are, how much is done at once, and a limit that refuses
+prompts but cuts none."""
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SHOW_TRACE = os.environ.get(_FULL_ERROR) == "1"
@@ -77,8 +79,7 @@ def require_values(config: DictConfig) -> None:
 def save_or_check_config(config: DictConfig, path: Path) -> None:
     """Write the resolved configuration of a new run; hold a resumed one against what is written there.
 
-    Raises ValueError naming the first key of `data`, `model` or `seed` that differs, but for those that say
-    where things are and how much is done at once.
+    Raises ValueError naming the first key of `data`, `model` or `seed` that differs, but for `RESUME_MAY_CHANGE`.
     """
     if config.ckpt_path is None or not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

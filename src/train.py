@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from a2tgpo.callbacks.report import print_report
+from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.process import configure_process
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values, save_or_check_config
 
@@ -32,6 +33,7 @@ def train(config: DictConfig) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_or_check_config(config, Path(config.paths.output_dir) / "config.yaml")
         data = instantiate(config.data.module, _convert_="all")
+        data.require_questions(Split.TEST)  # it is asked last: what is wrong with it must not show after the training
         learner = instantiate(config.model.module, _convert_="all")
         trainer = instantiate(
             config.trainer,

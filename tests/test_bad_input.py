@@ -96,7 +96,7 @@ TRAIN = {
         ["data.tasks._target_=tests.test_bad_input.TasksWithoutAnswers"],
         "it has no accepted answer, so its turns have no information gain; expected an answer, or model/signal=none",
     ),
-    "long prompt": (["data.module.max_prompt_tokens=3"], "tokens; expected at most data.module.max_prompt_tokens=3"),
+    "long prompt": (["data.module.max_prompt_tokens=3"], "tasks with a longer prompt: 12; the longest, "),
     "retriever that finds nothing": (
         [*SEARCHING, "data.retriever._target_=tests.test_bad_input.EmptyHanded"],
         "data.retriever: none of 24 searches of a rollout set returned a passage; expected some to",

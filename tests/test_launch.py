@@ -24,6 +24,7 @@ def test_a_resume_may_train_longer_and_elsewhere(composed, started, tmp_path):
     before = started.read_text()
     changes = ["trainer.max_epochs=90", f"paths.policy_dir={tmp_path}", "ckpt_path=last.ckpt"]
     changes += ["model.module.micro_batch_tokens=2048", "data.module.max_sessions=8", "data.environment.tool_timeout=1"]
+    changes += ["data.module.max_prompt_tokens=600"]
     launch.save_or_check_config(composed("experiment=a2tgpo", *changes), started)
     assert started.read_text() == before
 

@@ -3,6 +3,8 @@
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from a2tgpo.environments.matching import exact_match, f1, normalize_answer
 from a2tgpo.environments.protocols import Action, ToolCall
@@ -285,6 +287,35 @@ def test_answers_are_normalised_as_in_squad(text, expected):
     assert normalize_answer(text) == expected
 
 
+PIECES = [
+    "the",
+    "a",
+    "The The",
+    "!",
+    "...",
+    "\u0301",
+    "e",
+    "é",
+    "İ",
+    "ß",
+    " ",
+    "\n",
+    "Kelu",
+    "3.5",
+    "’",
+    "。",
+    "_",
+    "\x00",
+]
+texts = st.lists(st.sampled_from(PIECES), max_size=5).map("".join) | st.text(max_size=5)
+
+
+@given(answer=texts, accepted=st.lists(texts, max_size=3))
+def test_exact_match_is_never_more_than_f1(answer, accepted):
+    assert 0.0 <= exact_match(answer, accepted) <= f1(answer, accepted) <= 1.0
+    assert exact_match(answer, [answer]) == f1(answer, [answer]) == float(bool(answer.split()))
+
+
 @pytest.mark.parametrize(
     ("answer", "accepted", "em", "overlap"),
     [
@@ -296,6 +327,19 @@ def test_answers_are_normalised_as_in_squad(text, expected):
         ("Varo", ("Dosi Pafe", "Varo Tano Kelu"), 0.0, 0.5),  # the best of several
         ("Varo", ("Dosi",), 0.0, 0.0),
         ("the", ("Dosi",), 0.0, 0.0),
+        ("...", ("!!!",), 0.0, 0.0),  # nothing is left of either: their own characters are compared
+        ("!!!", ("!!!",), 1.0, 1.0),
+        ("The", ("A",), 0.0, 0.0),
+        ("The The", ("the",), 0.0, 2 / 3),
+        ("the the", ("The The",), 1.0, 1.0),
+        (" ", (" ",), 0.0, 0.0),
+        ("Beyonce\u0301", ("Beyonc\u00e9",), 1.0, 1.0),  # the same characters, written in two ways
+        # as SQuAD's script has it, and with it published figures:
+        ("don’t", ("don't",), 0.0, 0.0),
+        ("２０２０", ("2020",), 0.0, 0.0),
+        ("東京。", ("東京",), 0.0, 0.0),
+        ("C++", ("C#",), 1.0, 1.0),
+        ("35", ("3.5",), 1.0, 1.0),
         ("Varo", (), 0.0, 0.0),
     ],
 )

@@ -1,5 +1,6 @@
 """Every dialect of `configs/data/dialect`: what it promises to environments, beliefs and readers of transcripts."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,10 +75,32 @@ def test_a_call_may_have_another_tag_than_its_tool():
     assert dialect.observe(["<query>b</query>"], [SEARCH]) == "<result> [query]b[/query]</result>"
 
 
-def test_the_last_box_is_the_answer(composed):
+BOXES = {
+    r"Not \boxed{Rome} but \boxed{\text{Paris}} ": r"\text{Paris}",
+    r"\boxed{Paris} (see {note})": "Paris",
+    r"\boxed{A}, which is not {B}": "A",
+    r"\boxed{a {b {c {d}}}} {": "a {b {c {d}}}",
+    "\\boxed{two\nlines}}": "two\nlines",
+    r"\boxed{}": None,
+    r"\boxed{A} \boxed{B": None,
+    r"\boxed{A {B}": None,
+    "Paris": None,
+}
+
+
+@pytest.mark.parametrize("body", BOXES)
+def test_the_last_box_up_to_its_own_brace_is_the_answer(composed, body):
     dialect = instantiate(composed("data/dialect=a_tgpo").data.dialect, _convert_="all")
-    text = r"<answer> Not \boxed{Rome} but \boxed{\text{Paris}} </answer>"
-    assert dialect.parse(text, [SEARCH]) == Action(answer=r"\text{Paris}")
+    expected = BOXES[body] and Action(answer=BOXES[body])
+    assert dialect.parse(f"<answer>{body}</answer>", [SEARCH]) == expected
+
+
+@pytest.mark.parametrize("piece", ["<think>", "<answer>", "<tool_call>", r"\boxed{", "<answer>{", "</think><think>"])
+def test_an_action_of_many_openings_costs_no_time(named, piece):
+    _, dialect = named  # a pattern that goes back for each opening takes from seconds to hours
+    for text in (piece * (50_000 // len(piece)), f"<answer>{piece * (50_000 // len(piece))}</answer>"):
+        action = dialect.parse(text, [SEARCH])
+        assert action is None or action.answer
 
 
 TAGS = ("think", "search", "information", "answer")
@@ -130,6 +153,14 @@ REFUSED = [
     ),
     (lambda: text_tags("{question}", ("", "</answer>")), r"data\.dialect\.answer_wrapper=.*: expected"),
     (lambda: tool_calls("{question}", ("<answer>",)), r"data\.dialect\.answer_wrapper=.*: expected"),
+    *(
+        (
+            partial(make, "{question}", ("<answer>", ""), answer_pattern=pattern),
+            r"data\.dialect\.answer_pattern=.*group 1",
+        )
+        for make in (text_tags, tool_calls)
+        for pattern in ("(", ".*", None, 3)
+    ),
 ]
 
 

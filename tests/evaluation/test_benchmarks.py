@@ -14,9 +14,11 @@ from rich.console import Console
 import eval as entry_point
 from a2tgpo.embedded.questions import make_question
 from a2tgpo.embedded.world import make_world
+from a2tgpo.environments.judges.answer_match import AnswerMatch
 from a2tgpo.evaluation.bootstrap import SetScores, averages, bootstrap, score
 from a2tgpo.evaluation.table import columns, print_table, write_table
 from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.system.errors import SettingError
 from a2tgpo.tasks.benchmarks import Benchmarks
 from tests.helpers.build import build_trajectory
 from tests.helpers.shipped import question_mix, world_size
@@ -274,12 +276,26 @@ def test_samples_give_pass_at_k_of_each_set(evaluate, files):
         assert summary[f"pass@1/{name}"] <= summary[f"pass@2/{name}"]
 
 
-def test_what_was_computed_survives_a_set_that_fails(evaluate, files, capsys):
+class RefusesNQ(AnswerMatch):
+    def __call__(self, answer, task):
+        if task.task_id.startswith("nq/"):
+            raise SettingError("mine: expected no question of nq")
+        return super().__call__(answer, task)
+
+
+def test_a_long_question_of_the_last_set_is_named_before_anything_is_played(evaluate, files, capsys):
     long = {"question": "What is the mayor of Bemi? " * 40, "golden_answers": ["Varo"]}
-    (files / "nq.jsonl").write_text(json.dumps(long) + "\n")
+    (files / "popqa.jsonl").write_text(json.dumps(long) + "\n")
     with pytest.raises(SystemExit):
         evaluate("questions=2")
-    assert capsys.readouterr().err.startswith("error: task nq/0: its prompt has ")
+    assert "tasks with a longer prompt: 1; the longest, popqa/0, has " in capsys.readouterr().err
+    assert not (files / "run").exists()
+
+
+def test_what_was_computed_survives_a_set_that_fails(evaluate, files, capsys):
+    with pytest.raises(SystemExit):
+        evaluate("questions=2", f"data.environment.judge._target_={__name__}.RefusesNQ")
+    assert capsys.readouterr().err == "error: mine: expected no question of nq\n"
     content = json.loads((files / "run" / "benchmarks.json").read_text())
     assert not content["complete"]
     assert [name for name in content["columns"] if "/" not in name] == SETS[:4]

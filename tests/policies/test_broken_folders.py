@@ -136,8 +136,8 @@ def test_a_plain_prompt_opens_with_one_begin_token_and_never_ends(folder, begin,
     first, last = policy.tokenizer.convert_tokens_to_ids(("<|endoftext|>", "<|im_end|>"))
     assert policy.tokenizer("Who?").input_ids.count(last) == end
     opening = (first,) * begin
-    bare = encode_prompt(policy, "Who?")[begin:]
+    bare = encode_prompt(policy, "Who?", "Who?")[begin:]
     assert policy.tokenizer.decode(bare) == "Who?"
-    assert encode_prompt(policy, "Who?") == opening + bare
+    assert encode_prompt(policy, "Who?", "Who?") == opening + bare
     if begin:
-        assert encode_prompt(policy, "<|endoftext|>Who?") == opening + bare
+        assert encode_prompt(policy, "<|endoftext|>Who?", "Who?") == opening + bare

@@ -20,6 +20,7 @@ from a2tgpo.retrievers.bm25 import BM25Retriever, threshold
 from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
 from a2tgpo.retrievers.dense import DenseRetriever
 from a2tgpo.retrievers.protocols import EmptyCorpus, PassageRetriever
+from a2tgpo.system.errors import SettingError
 from tests.helpers.shipped import corpus_bm25
 
 TEXTS = (
@@ -115,6 +116,21 @@ def test_title_and_text_make_the_contents(tmp_path):
     bm25 = corpus_bm25(str(path), str(tmp_path / "cache"))
     assert bm25.search("film", 1) == ['"Bemi"\nA film.'] and bm25.search("kelu", 1) == ["Kelu"]
     assert bm25.search("star", 1) == ["A star."] and bm25.search("seat", 1) == ["A seat."]
+
+
+def test_numbers_of_one_digit_and_composed_accents_are_words():
+    texts = ("Apollo 8 flew first", "Apollo 9 followed", "Beyonce\u0301 sings", "vitamin a")
+    retriever = BM25Retriever(lambda corpus: texts)
+    assert retriever.search("Apollo 9", 1) == [texts[1]]
+    assert retriever.search("Beyonc\u00e9", 1) == retriever.search("beyonce\u0301", 1) == [texts[2]]
+    assert retriever.search("a", 1) == []
+
+
+def test_a_corpus_that_is_rewritten_under_way_ends_the_run(bm25, corpus):
+    with open(corpus, "r+") as file:
+        file.truncate(9)
+    with pytest.raises(SettingError, match=r"corpus\.jsonl, row \d: the file was changed while it was in use"):
+        bm25.search("birthplace of Varo", 2)
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):

@@ -1,6 +1,7 @@
 """One reader for the question files of five projects: the same questions from each, and errors that name the place."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.system.errors import SettingError
 from a2tgpo.tasks.question_files import QuestionFiles, open_questions
 from a2tgpo.tasks.question_rows import Layout
 from tests.helpers.tiny_runs import SHIPPED, SMALL, fit
@@ -122,6 +124,38 @@ def test_the_last_user_message_is_the_question(write):
     assert read(write([{"prompt": prompt, "answer": "x"}], "a.jsonl"))[0].question == QUESTION
 
 
+def test_a_question_may_hold_the_marker_itself():
+    row = {"prompt": "Be brief. Question: What does 'Question: 42' mean?", "answer": "x"}
+    assert Layout.detect(row, "f", "f", "Question:").task(row, 0).question == "What does 'Question: 42' mean?"
+
+
+@pytest.mark.parametrize(
+    ("row", "answers"),
+    [
+        ({"answer": "a", "answer_aliases": ["b", "a"]}, ("a", "b")),
+        ({"answer": "a", "answer_aliases": None}, ("a",)),
+        ({"answer": {"value": "a", "aliases": ["b"], "normalized_value": "c"}}, ("a", "b")),
+        ({"golden_answers": ["a"], "answer_aliases": ["b"]}, ("a",)),
+        ({"answer": "[a, b] and ['c']"}, ("[a, b] and ['c']",)),
+    ],
+)
+def test_aliases_beside_the_answer_are_accepted(write, row, answers):
+    for name in ("a.jsonl", "a.parquet"):
+        assert read(write([{"question": QUESTION, **row}], name))[0].answers == answers
+
+
+def test_an_alias_that_is_no_text_is_refused(write):
+    path = write([{"question": QUESTION, "answer": "x", "answer_aliases": ["a", 7]}], "a.jsonl")
+    assert message(path).startswith(
+        f"{path}, row 0, column answer_aliases: got ['a', 7]; expected a string or a list of"
+    )
+
+
+def test_equal_ids_name_different_questions(write):
+    rows = [{"id": "0", "question": f"q{i}", "answer": "x"} for i in range(2)]
+    assert [(task.task_id, task.question) for task in read(write(rows, "a.jsonl"))] == [("a/0", "q0"), ("a/0", "q1")]
+
+
 @pytest.mark.parametrize(("marker", "question"), [("Question:", "b?"), ("Q:", "b? Question: c?"), (None, "Q: a?")])
 def test_the_marker_is_a_setting(marker, question):
     text = {"Question:": "Q: a? Question: b?", "Q:": "Hi. Q: b? Question: c?", None: "Q: a?"}[marker]
@@ -209,6 +243,33 @@ def test_hub_data_set_is_read_whole_or_streamed(write, tmp_path, monkeypatch, li
     assert len(open_questions("data.tasks.test", "owner/set:default@validation", Split.TEST, limit)) == (limit or 5)
 
 
+def test_a_parquet_of_the_same_size_and_date_is_another_file(write):
+    for answer in ("Rome", "Oslo"):
+        path = write([{"question": QUESTION, "answer": answer}], "a.parquet")
+        os.utime(path, (1e9, 1e9))
+        assert read(path)[0].answers == (answer,)
+
+
+@pytest.mark.parametrize("change", [lambda file: file.truncate(9), lambda file: file.write("x" * 9)])
+def test_a_file_that_is_rewritten_under_way_is_named(write, change):
+    path = write(numbered(0, 500), "a.jsonl")
+    questions = open_questions("data.tasks.train", path, Split.TRAIN)
+    assert questions[499].answers == ("a499",)
+    with open(path, "r+") as file:
+        change(file)
+    with pytest.raises(
+        SettingError, match=rf"^{path}, row 7: the file was changed while it was in use; expected it to"
+    ):
+        questions[7]
+
+
+def test_a_file_that_takes_its_place_is_not_seen(write, tmp_path):
+    path = write(numbered(0, 2), "a.jsonl")
+    questions = open_questions("data.tasks.train", path, Split.TRAIN)
+    os.replace(write(numbered(5, 9), "b.jsonl"), path)
+    assert [task.question for task in questions] == ["q0", "q1"]
+
+
 def test_rows_stay_on_disk(write):
     [file] = open_questions("data.tasks.test", write(numbered(0, 50), "a.parquet"), Split.TEST).files
     assert file.rows.cache_files and Path(file.rows.cache_files[0]["filename"]).is_file()
@@ -263,6 +324,14 @@ BAD_ROWS = {
     "null": (
         {"question": "q", "golden_answers": None},
         "column golden_answers: got None; expected a string or a list of strings",
+    ),
+    "a list as text": (
+        {"question": "q", "golden_answers": "['a', 'b']"},
+        "column golden_answers: got \"['a', 'b']\"; expected a string or a list of strings, not the text of a list",
+    ),
+    "a list as JSON": (
+        {"question": "q", "answer": ['["a"]']},
+        "column answer: got ['[\"a\"]']; expected a string or a list",
     ),
     "number": ({"question": "q", "answer": 7}, "column answer: got 7; expected a string or a list of strings"),
     "number in a list": ({"question": "q", "answer": ["a", 7]}, "column answer: got ['a', 7]; expected a string or"),
@@ -338,6 +407,14 @@ def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
     for name, (contents, expected) in files.items():
         (tmp_path / name).write_bytes(contents)
         assert message(f"{tmp_path}/{name}").startswith(f"data.tasks.test={tmp_path}/{name}: {expected}")
+    Dataset.from_dict({"question": [], "answer": []}).to_parquet(tmp_path / "f.parquet")
+    assert (
+        message(f"{tmp_path}/f.parquet")
+        == f"data.tasks.test={tmp_path}/f.parquet: no rows; expected at least one question"
+    )
+    (tmp_path / "g.csv").touch()
+    expected = "neither a .parquet nor a .jsonl file; expected one, "
+    assert message(f"{tmp_path}/g.csv").startswith(f"data.tasks.test={tmp_path}/g.csv: {expected}")
 
 
 @pytest.mark.parametrize("entry", ["/nowhere/a.parquet", "/nowhere/*.jsonl", "folder/a.jsonl", "notes.txt", "a b/c"])

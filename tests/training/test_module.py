@@ -252,7 +252,7 @@ def test_an_answer_must_fit_behind_the_longest_trajectory(learner, trajectories)
     owner.require_context_length([task], longest + 1)  # by default the first answer alone is looked at
     owner.method = replace(owner.method, signal=replace(owner.method.signal, aliases="max"))
     owner.require_context_length([task], longest)
-    with pytest.raises(ValueError, match=r"and its accepted answer .* need 1025 positions; expected at most the 1024"):
+    with pytest.raises(ValueError, match=r"too long: 1; .* need 1025 positions; expected at most the 1024"):
         owner.require_context_length([task], longest + 1)
 
 

@@ -47,7 +47,7 @@ async def _complete(policy: Policy, texts: Sequence[str]) -> list[str]:
     engine = HuggingFaceEngine()
     engine.sync(policy)
     sampling = Sampling(MAX_ANSWER_TOKENS, ("</answer>",), greedy=True, key=(0,))
-    sessions = [(await engine.open(encode_prompt(policy, text), 1))[0] for text in texts]
+    sessions = [(await engine.open(encode_prompt(policy, text, ""), 1))[0] for text in texts]
 
     async def one(session: object) -> str:
         completion = await engine.extend(session, (), sampling)

@@ -57,6 +57,7 @@ def evaluate(
     """
     start = time.perf_counter()
     prompts = {name: _first(tasks, questions, samples) for name, tasks in sets.items()}
+    rollout.require_prompts_fit(policy, [task for members in prompts.values() for _, task in members])
     scores: dict[str, SetScores] = {}
     summary: dict[str, float] = {}
     table: list[Column] = []

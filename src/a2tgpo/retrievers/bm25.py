@@ -1,7 +1,8 @@
 """In-process BM25 (bm25s) over one or many small collections of passages."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import bm25s
@@ -12,6 +13,8 @@ from numpy import ndarray
 
 from a2tgpo.retrievers.protocols import EmptyCorpus
 
+WORD = r"(?u)\b(?:\w\w+|\d)\b"
+"""What is indexed and searched for."""
 BLOCK = 1024
 """Scores of which `threshold` looks at the best alone."""
 
@@ -44,8 +47,22 @@ class BM25Retriever:
 
 
 def tokenize(texts: Iterable[str]) -> Tokenized:
-    """Words of at least two letters in lower case, without English stop words; reads `texts` once."""
-    return bm25s.tokenize(texts, stopwords="en", show_progress=False)
+    """Words of at least two letters, and numbers, in lower case, without English stop words; reads `texts` once.
+
+    A word is what stands between blanks and punctuation: languages that write none between words (Chinese, Japanese,
+    Thai) are not cut into words. Accents are composed (NFC).
+    """
+    return bm25s.tokenize(_composed(texts), token_pattern=WORD, stopwords="en", show_progress=False)
+
+
+def _words(query: str) -> list[str]:
+    """The words of a query, as `tokenize` has them."""
+    settings = {"token_pattern": WORD, "stopwords": "en", "show_progress": False}
+    return bm25s.tokenize([*_composed([query])], return_ids=False, **settings)[0]
+
+
+def _composed(texts: Iterable[str]) -> Iterator[str]:
+    return (unicodedata.normalize("NFC", text) for text in texts)
 
 
 def best(index: bm25s.BM25, query: str, topk: int) -> list[tuple[int, float]]:
@@ -53,8 +70,7 @@ def best(index: bm25s.BM25, query: str, topk: int) -> list[tuple[int, float]]:
 
     Of passages that score the same, the earlier comes first.
     """
-    words = bm25s.tokenize([query], stopwords="en", return_ids=False, show_progress=False)[0]
-    known = [word for word in words if word in index.vocab_dict]
+    known = [word for word in _words(query) if word in index.vocab_dict]
     if not known:
         return []
     scores = index.get_scores(known)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import bm25s
 
-from a2tgpo.retrievers.bm25 import best, tokenize
+from a2tgpo.retrievers.bm25 import WORD, best, tokenize
 from a2tgpo.retrievers.corpus import KEY, Corpus, write_offsets
 from a2tgpo.retrievers.index_cache import cached_index
 from a2tgpo.retrievers.protocols import EmptyCorpus, Passage
@@ -24,7 +24,7 @@ class CorpusBM25:
         if not 0 <= b <= 1:
             raise ValueError(f"data.retriever.b={b}: expected 0 <= b <= 1")
         self._path, self._k1, self._b = Path(corpus_path), k1, b
-        settings = {"kind": "bm25", "k1": k1, "b": b, "bm25s": bm25s.__version__}
+        settings = {"kind": "bm25", "k1": k1, "b": b, "word": WORD, "bm25s": bm25s.__version__}
         directory = cached_index(self._path, Path(cache_dir), settings, self._build)
         self._index = bm25s.BM25.load(directory, mmap=True)
         self._corpus = Corpus(self._path, directory)

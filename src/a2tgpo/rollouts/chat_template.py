@@ -1,6 +1,9 @@
 """From what an environment says to tokens. A chat template renders the first prompt; afterwards ids are appended."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from itertools import accumulate
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -10,20 +13,43 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Chat
 
 _QUESTION, _ACTION, _RESULT = "slot-question", "slot-action", "slot-result-{}-"
+_log = logging.getLogger(__name__)
 
 
-def encode_prompt(policy: Policy, prompt: str | Chat) -> tuple[int, ...]:
+def encode_prompt(policy: Policy, prompt: str | Chat, question: str) -> tuple[int, ...]:
     """The ids that open an episode: plain text behind the tokenizer's begin token, or messages through the model's
     chat template. No end token follows, whatever the tokenizer appends to texts, and no begin token stands twice.
+    Special tokens spelt out in the `question` are split, those of the frame around it are not.
 
     Raises ValueError where the model has no chat template, or one that cannot render these messages.
     """
-    if isinstance(prompt, str):
-        ids = tuple(policy.tokenizer(prompt, add_special_tokens=False).input_ids)
-        begin = policy.opening_ids
-        return ids if ids[: len(begin)] == begin else begin + ids
-    text = _render(policy.tokenizer, prompt.messages, prompt)
-    return tuple(policy.tokenizer(text, add_special_tokens=False).input_ids)
+    tokenizer, plain = policy.tokenizer, isinstance(prompt, str)
+    if any(token in question for token in _special_tokens(tokenizer).values()):
+        frame = _frame(tokenizer, prompt, question)
+        ends = accumulate(len(part) + len(question) for part in frame[:-1])
+        ids, _ = encode_quoting(tokenizer, question.join(frame), [(end - len(question), end) for end in ends])
+    else:
+        text = prompt if plain else _render(tokenizer, prompt.messages, prompt)
+        ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    begin = policy.opening_ids if plain else ()
+    return ids if ids[: len(begin)] == begin else begin + ids
+
+
+def encode_quoting(
+    tokenizer: PreTrainedTokenizerBase, text: str, spans: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """The ids of `text`, and the characters (start, end) of each. Special tokens spelt out in `spans` of characters are
+    split: what is quoted there controls nothing."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    special = _special_tokens(tokenizer)
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    for i, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+        quoted = i in special and any(start < last and first < end for first, last in spans)
+        parts = _plain(tokenizer, text[start:end]) if quoted else (i,)
+        ids += parts
+        offsets += [(start, end)] * len(parts)
+    return tuple(ids), offsets
 
 
 def encode_observation(policy: Policy, observation: str | Chat, closed: bool) -> tuple[int, ...]:
@@ -53,6 +79,19 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool) ->
     return (*ids, *policy.tokenizer(text, add_special_tokens=False).input_ids)
 
 
+@lru_cache(maxsize=8)
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    return {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, prompt: str | Chat, question: str) -> list[str]:
+    """What stands around the question in the text of the prompt."""
+    if isinstance(prompt, str):
+        return prompt.split(question)
+    messages = [{**m, "content": m["content"].replace(question, _QUESTION)} for m in prompt.messages]
+    return _render(tokenizer, messages, prompt).split(_QUESTION)
+
+
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
@@ -63,6 +102,9 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, 
             "model.policy.path: its tokenizer has no chat template; expected a chat model, or a dialect of plain text "
             "(data.dialect.chat=false)"
         )
+    dated = "date_string" in tokenizer.chat_template and "date_string" in chat.template
+    if "strftime_now" in tokenizer.chat_template and not dated:
+        _say_that_prompts_change()
     try:
         return tokenizer.apply_chat_template(
             list(messages), tools=list(chat.tools) or None, tokenize=False, add_generation_prompt=True, **chat.template
@@ -70,3 +112,11 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, 
     except TemplateError as error:
         roles = [message["role"] for message in messages]
         raise ValueError(f"model.policy.path: its chat template cannot render messages of {roles}: {error}") from error
+
+
+@cache
+def _say_that_prompts_change() -> None:
+    _log.warning(
+        "the chat template shows the date or time: prompts change with it, and a resumed run differs from one that was "
+        "never interrupted; where the template takes a date, give it one: +data.dialect.template={date_string: …}"
+    )

@@ -105,7 +105,7 @@ class Episode:
         Raises SettingError where it does not promise to do again what was recorded, or does not keep the promise.
         """
         self.environment, prompt, self._state = await self._ask(self._begin)
-        self.prompt_ids = encode_prompt(self._policy, prompt)
+        self.prompt_ids = encode_prompt(self._policy, prompt, self.start.task.question)
         if self.start.prompt_ids is None:
             return
         if not self.environment.deterministic:

@@ -6,8 +6,9 @@ Who is played together, what is read once, what is lost; one episode's turns are
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
@@ -139,9 +140,9 @@ class Rollout:
                 f"expected at most the {policy.max_length} positions of the model"
             )
         self.engine.sync(policy)
-        limits = Limits(self.max_response_tokens, self.max_action_tokens, self.episode_timeout)
-        episodes = [Episode(policy, self.environment, start, limits) for start in starts]
+        episodes = [self._episode(policy, start) for start in starts]
         await self._open_all(episodes)
+        self._refuse(self._too_long(episodes))
         played: list[Trajectory | None] = []
         for i in range(0, len(episodes), self.max_sessions):
             played += await self._play_together(episodes[i : i + self.max_sessions], greedy)
@@ -151,6 +152,38 @@ class Rollout:
         require_results(trajectories)
         rewarded = iter(self._rewarded(trajectories))
         return [trajectory and next(rewarded) for trajectory in played]
+
+    def require_prompts_fit(self, policy: Policy, tasks: Iterable[Task]) -> None:
+        """Raises SettingError where a prompt is longer than `max_prompt_tokens`; says how many are and the longest.
+
+        Environments are built for their prompts alone. What one of them raises is left to its episode.
+        """
+        asyncio.run(self._require_prompts_fit(policy, tasks))
+
+    async def _require_prompts_fit(self, policy: Policy, tasks: Iterable[Task]) -> None:
+        starts = (Start(task, group, 0, SampleNoise(())) for group, task in enumerate(tasks))
+        too_long: list[Episode] = []
+        while some := [self._episode(policy, start) for start in islice(starts, self.max_sessions)]:
+            await self._open_all(some)
+            too_long += self._too_long(some)
+        self._refuse(too_long)
+
+    def _episode(self, policy: Policy, start: Start) -> Episode:
+        limits = Limits(self.max_response_tokens, self.max_action_tokens, self.episode_timeout)
+        return Episode(policy, self.environment, start, limits)
+
+    def _too_long(self, episodes: Iterable[Episode]) -> list[Episode]:
+        return [episode for episode in episodes if len(episode.prompt_ids) > self.max_prompt_tokens]
+
+    def _refuse(self, too_long: Sequence[Episode]) -> None:
+        if too_long:
+            longest = max(too_long, key=lambda episode: len(episode.prompt_ids))
+            raise SettingError(
+                f"data.module.max_prompt_tokens={self.max_prompt_tokens}: tasks with a longer prompt: "
+                f"{len({episode.start.group for episode in too_long})}; the longest, {longest.start.task.task_id}, has "
+                f"{len(longest.prompt_ids)} tokens; expected a limit that all keep (a resume may change it), or "
+                "question files without these rows"
+            )
 
     async def _open_all(self, episodes: Sequence[Episode]) -> None:
         """Bring all to their starts, before the first is played: what is wrong with a prompt shows at once."""
@@ -174,12 +207,6 @@ class Rollout:
                     await episode.take_over(first)
             except EpisodeFailed as failure:
                 episode.failure = failure
-                continue
-            if len(episode.prompt_ids) > self.max_prompt_tokens:
-                raise SettingError(
-                    f"task {episode.start.task.task_id}: its prompt has {len(episode.prompt_ids)} tokens; "
-                    f"expected at most data.module.max_prompt_tokens={self.max_prompt_tokens}"
-                )
 
     async def _play_together(self, episodes: Sequence[Episode], greedy: bool) -> list[Trajectory | None]:
         """Play those that could be opened; equal contexts are read once."""

@@ -38,7 +38,8 @@ class StepResult:
 
 
 class Environment(Protocol):
-    """One object is one episode: it is built from a task, asked for its prompt, played once, dropped.
+    """One object is one episode: it is built from a task, asked for its prompt, played once, dropped. Before a run some
+    are only asked for their prompts, to see whether these fit; so what costs much is best begun at the first step.
 
     What it raises costs this one episode; a SettingError ends the run.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,14 +9,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 THINK, END_THINK = "<think>", "</think>"
-_THOUGHT = re.compile(f"{THINK}.*?{END_THINK}", re.DOTALL)
 _TAIL = 8
 """Tokens within which a thought's opening tag ends a text, with the blanks behind it."""
 
 
+def cut_out(text: str, opening: str, closing: str) -> tuple[list[str], list[str]]:
+    """The parts of `text` outside of what stands between `opening` and the next `closing`, and the parts inside.
+
+    What is opened and never closed is outside. The time is linear, whatever `text` is; `opening.*?closing` would read
+    all of the rest again for each opening that is never closed.
+    """
+    outside, inside, end = [], [], 0
+    while (start := text.find(opening, end)) >= 0 and (stop := text.find(closing, start + len(opening))) >= 0:
+        outside.append(text[end:start])
+        inside.append(text[start + len(opening) : stop])
+        end = stop + len(closing)
+    return [*outside, text[end:]], inside
+
+
 def without_thoughts(text: str) -> str:
     """`text` with a blank in place of each thought that ends."""
-    return _THOUGHT.sub(" ", text)
+    return " ".join(cut_out(text, THINK, END_THINK)[0])
 
 
 def only_quoted(stop_strings: Sequence[str], text: str) -> bool:

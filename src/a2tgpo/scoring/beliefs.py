@@ -4,7 +4,7 @@ The belief after turn t is the policy's probability of the accepted answer once 
 All answers of all turns go through the model in one block: each costs its own tokens and nothing else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedTokenizerBase
 
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.chat_template import encode_quoting
 from a2tgpo.rollouts.thinking import END_THINK, THINK, opened_thought
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 
@@ -57,19 +58,20 @@ class BeliefPlan:
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, wrapper: tuple[str, str]) -> EncodedAnswer:
-    """Tokenise wrapper and answer as one text; the answer's tokens are those that overlap its characters.
+    """Tokenise wrapper and answer as one text; the answer's tokens are those that overlap its characters, and special
+    tokens that it spells out are split.
 
     Raises ValueError where the answer is blank or no wrapper token precedes it.
     """
     before, after = wrapper
     if not answer.strip():
         raise ValueError("an accepted answer is blank: its belief cannot be scored")
-    encoded = tokenizer(before + answer + after, add_special_tokens=False, return_offsets_mapping=True)
     first, last = len(before), len(before) + len(answer)
-    span = [i for i, (start, end) in enumerate(encoded.offset_mapping) if start < last and end > first]
+    ids, offsets = encode_quoting(tokenizer, before + answer + after, [(first, last)])
+    span = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
     if span[0] == 0:
         raise ValueError(f"data.dialect.answer_wrapper={wrapper!r}: expected text before the answer")
-    return EncodedAnswer(tuple(encoded.input_ids[: span[-1] + 1]), span[0])
+    return EncodedAnswer(ids[: span[-1] + 1], span[0])
 
 
 def continued(wrapper: tuple[str, str], opened: str) -> tuple[str, str]:
@@ -83,22 +85,27 @@ def continued(wrapper: tuple[str, str], opened: str) -> tuple[str, str]:
 
 def require_context_length(
     policy: Policy,
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     answers: Callable[[Task], Sequence[str]],
     wrapper: tuple[str, str],
     max_sequence_tokens: int,
 ) -> None:
-    """Raises ValueError where an answer behind `max_sequence_tokens` would go past the policy's last position."""
+    """Raises ValueError where an answer behind `max_sequence_tokens` would go past the policy's last position; says
+    how many tasks have one and the longest."""
+    ways = (wrapper, continued(wrapper, THINK))  # a template may have opened a thought
+    too_long: dict[str, int] = {}
     for task in tasks:
-        for answer in answers(task):
-            ways = (wrapper, continued(wrapper, THINK))  # a template may have opened a thought
-            needed = max_sequence_tokens + max(encode_answer(policy.tokenizer, answer, w).n_input_tokens for w in ways)
-            if needed > policy.max_length:
-                raise ValueError(
-                    f"task {task.task_id}: a trajectory at data.module.max_prompt_tokens and max_response_tokens, "
-                    f"and its accepted answer behind it, need {needed} positions; expected at most the "
-                    f"{policy.max_length} of the model"
-                )
+        lengths = [encode_answer(policy.tokenizer, a, w).n_input_tokens for a in answers(task) for w in ways]
+        needed = max_sequence_tokens + max(lengths, default=0)
+        if needed > policy.max_length:
+            too_long[task.task_id] = needed
+    if too_long:
+        longest = max(too_long, key=too_long.__getitem__)
+        raise ValueError(
+            "data.module.max_prompt_tokens, data.module.max_response_tokens: tasks with an accepted answer that is too "
+            f"long: {len(too_long)}; a trajectory at both limits and the answer of the longest, {longest}, behind it "
+            f"need {too_long[longest]} positions; expected at most the {policy.max_length} of the model"
+        )
 
 
 def plan_beliefs(

@@ -1,10 +1,15 @@
 """JSON: a value from outside, and files of one object a line, which stay on disk when they are read."""
 
 import json
-import mmap
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from a2tgpo.system.errors import SettingError
+
+_CHUNK = 1 << 12
+"""Bytes that are read at once: a line or two."""
 
 
 def read_json(data: bytes) -> Any:
@@ -39,17 +44,39 @@ def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 class JsonLines(Sequence[Any]):
-    """The values of a file's lines, which begin at the byte offsets `starts`; none is held in memory."""
+    """The values of a file's lines, which begin at the byte offsets `starts`; none is held in memory.
+
+    The file stays open: a new one under its name is not seen. Raises SettingError where it was itself rewritten.
+    """
 
     def __init__(self, path: Path, starts: Sequence[int]) -> None:
-        self._starts = starts
-        with path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._path, self._starts = path, starts
+        self._file = path.open("rb", buffering=0)
+        self._state = self._look()
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> Any:
-        start = int(self._starts[index])
-        end = self._bytes.find(b"\n", start)
-        return read_json(self._bytes[start : end if end >= 0 else len(self._bytes)])
+        line = self._line(int(self._starts[index]))
+        if self._look() != self._state:
+            raise SettingError(
+                f"{self._path}, row {index}: the file was changed while it was in use; expected it to stay as it is "
+                "(put a new one in its place instead of writing into it)"
+            )
+        return read_json(line)
+
+    def _look(self) -> tuple[int, int]:
+        """Size and time of the last change."""
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def _line(self, start: int) -> bytes:
+        parts: list[bytes] = []
+        while chunk := os.pread(self._file.fileno(), _CHUNK, start):  # threads share no position in the file
+            part, end, _ = chunk.partition(b"\n")
+            parts.append(part)
+            start += len(chunk)
+            if end:
+                break
+        return b"".join(parts)

@@ -87,7 +87,7 @@ def open_questions(
 class QuestionFiles:
     """A question set of files: for each split a file, a hub id or a list of them, or None for no questions.
 
-    `limit` keeps the first questions of each split; what stands in a prompt before `question_marker` is instruction.
+    `limit` keeps the first questions of each split; a prompt is instruction up to its first `question_marker`.
     """
 
     train: str | Sequence[str] | None

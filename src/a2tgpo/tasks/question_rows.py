@@ -7,10 +7,12 @@
 | SkyRL | the same | `reward_spec.ground_truth` |
 | FlashRAG | `question` | `golden_answers` |
 | TRL | the prompt's last user message | `ground_truth`, `answer` or `solution` |
+| MuSiQue, TriviaQA | `question` | `answer` and `answer_aliases`; `answer.value` and `answer.aliases` |
 
-The ground truth is a string, a list of strings, or either under `target`.
+The ground truth is a string, a list of strings, or either under `target` or `value`; aliases may stand beside it.
 """
 
+import re
 import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -28,14 +30,15 @@ TRUTH_PATHS = (
 )
 """Where accepted answers stand: the first whose column a file has is the one."""
 QUESTION_COLUMNS = ("question", "extra_info", "prompt")
+_LIST_AS_TEXT = re.compile(r"""\[\s*(['"]).*\1\s*\]""", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where one file keeps its questions and its accepted answers.
 
-    `source` names the file in errors, `name` in task ids; what a prompt holds up to the last `question_marker` is
-    instruction and dropped. Rows are counted from 0.
+    `source` names the file in errors, `name` in task ids; what a prompt holds up to the first `question_marker` is
+    instruction and dropped. Rows are counted from 0. Ids need not differ: a question is told from others by its place.
     """
 
     source: str
@@ -93,7 +96,7 @@ class Layout:
             text = said[-1] if said else None
         if not isinstance(text, str):
             self._refuse(index, "prompt", prompt, "text, or messages of which one has role user and text as content")
-        return text.rpartition(self.question_marker)[2] if self.question_marker else text
+        return text.split(self.question_marker, 1)[-1] if self.question_marker else text
 
     def _answers(self, row: Mapping[str, object], index: int) -> tuple[str, ...]:
         path, truth = self.truth, row.get(self.truth[0])
@@ -101,16 +104,30 @@ class Layout:
             if not isinstance(truth, Mapping) or path[1] not in truth:
                 self._refuse(index, path[0], truth, f"an object with {path[1]}")
             truth = truth[path[1]]
+        aliases = row.get("answer_aliases") if path == ("answer",) else None
+        beside = ("answer_aliases",)
         if isinstance(truth, Mapping):
-            path, truth = (*path, "target"), truth.get("target")
-        texts = [truth] if isinstance(truth, str) else truth
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            self._refuse(index, ".".join(path), truth, "a string or a list of strings")
-        aliases = [alias.strip() for text in texts for alias in text.split(ALIAS_SEPARATOR)]
-        answers = tuple(dict.fromkeys(filter(None, aliases)))
+            name = "value" if "value" in truth else "target"
+            path, beside = (*path, name), (*path, "aliases")
+            truth, aliases = truth.get(name), truth.get("aliases")
+        texts = [
+            *self._texts(index, path, truth),
+            *(self._texts(index, beside, aliases) if aliases is not None else ()),
+        ]
+        answers = tuple(dict.fromkeys(filter(None, (t.strip() for text in texts for t in text.split(ALIAS_SEPARATOR)))))
         if not answers:
             self._refuse(index, ".".join(path), truth, "at least one accepted answer")
         return answers
+
+    def _texts(self, index: int, path: tuple[str, ...], value: object) -> list[str]:
+        """The strings of `value`, which stands at `path`."""
+        column, expected = ".".join(path), "a string or a list of strings"
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            self._refuse(index, column, value, expected)
+        if any(_LIST_AS_TEXT.fullmatch(text.strip()) for text in texts):
+            self._refuse(index, column, value, f"{expected}, not the text of a list")
+        return texts
 
     def _refuse(self, index: int, column: str, got: object, expected: str) -> None:
         raise ValueError(

@@ -1,16 +1,19 @@
 """Opening question files: parquet and jsonl on this machine, data sets of the hub. Nothing is held in memory."""
 
 import glob
+import hashlib
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
+from pyarrow.parquet import read_metadata
 
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.jsonl import JsonLines, lines, read_json
@@ -20,6 +23,7 @@ datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is 
 
 SUFFIXES = (".parquet", ".jsonl")
 HUB_SPLITS = {Split.TRAIN: "train", Split.VALIDATION: "validation", Split.TEST: "test"}
+Read = TypeVar("Read")
 _HUB_ID = re.compile(r"(?P<path>[\w.-]+/[\w.-]+?)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
 
 
@@ -48,13 +52,12 @@ def open_sources(key: str, entry: str, split: Split, limit: int | None) -> Itera
         for path in paths:
             yield (_open_lines if path.suffix == ".jsonl" else _open_parquet)(f"{key}={path}", path, limit)
     elif hub is None or Path(entry).suffix in SUFFIXES or Path(entry).is_file():
-        raise ValueError(
-            f"{label}: no such .parquet or .jsonl file; expected one, a pattern of them, "
-            "or a hub id owner/name[:config][@split]"
-        )
+        found = "neither a .parquet nor a .jsonl file" if Path(entry).is_file() else "no such .parquet or .jsonl file"
+        raise ValueError(f"{label}: {found}; expected one, a pattern of them, or a hub id owner/name[:config][@split]")
     else:
         rows = _from_hub(label, hub, split, limit)
-        columns = rows.column_names if isinstance(rows, Dataset) else list(rows[0] if rows else ())
+        _require_rows(label, len(rows))
+        columns = rows.column_names if isinstance(rows, Dataset) else list(rows[0])
         yield Source(entry, hub["path"].rpartition("/")[2], columns, rows)
 
 
@@ -68,6 +71,7 @@ def _files(label: str, entry: str) -> list[Path]:
 
 def _open_lines(label: str, path: Path, limit: int | None) -> Source:
     starts, columns = array("q"), dict[str, None]()
+    rows = JsonLines(path, starts)  # before the lines are counted, so that a change in between is noticed
     for number, start, line in islice(lines(path), limit):
         try:
             row = read_json(line)
@@ -77,13 +81,21 @@ def _open_lines(label: str, path: Path, limit: int | None) -> Source:
             raise ValueError(f"{label}: line {number}: expected one JSON object, found {type(row).__name__}")
         starts.append(start)
         columns |= dict.fromkeys(row)
-    if not starts:
+    _require_rows(label, len(starts))
+    return Source(str(path), path.stem, list(columns), rows)
+
+
+def _require_rows(label: str, count: int) -> None:
+    if not count:
         raise ValueError(f"{label}: no rows; expected at least one question")
-    return Source(str(path), path.stem, list(columns), JsonLines(path, starts))
 
 
 def _open_parquet(label: str, path: Path, limit: int | None) -> Source:
-    rows = _load(label, "parquet", data_files=glob.escape(str(path)), split="train")
+    """From its Arrow copy, which is made once for the contents of the file, whatever its name, size and date."""
+    _require_rows(label, _read(label, lambda: read_metadata(path).num_rows))
+    with path.open("rb") as file:
+        contents = hashlib.file_digest(file, "sha256").hexdigest()
+    rows = _load(label, "parquet", contents, data_files=glob.escape(str(path)), split="train")
     return Source(str(path), path.stem, rows.column_names, rows)
 
 
@@ -94,8 +106,12 @@ def _from_hub(label: str, hub: re.Match[str], split: Split, limit: int | None) -
 
 
 def _load(label: str, *arguments: str | None, **options: object) -> Dataset:
+    return _read(label, lambda: load_dataset(*arguments, **options))
+
+
+def _read(label: str, read: Callable[[], Read]) -> Read:
     try:
-        return load_dataset(*arguments, **options)
+        return read()
     except (OSError, ValueError, DatasetsError) as error:
         reason = error.__cause__ or error
         raise ValueError(f"{label}: cannot be read: {reason}; expected parquet, jsonl or a hub data set") from error

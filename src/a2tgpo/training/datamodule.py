@@ -1,6 +1,6 @@
 """The data: fresh multi-turn rollouts each epoch, cut into mini-batches; greedy rollouts for evaluation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -79,13 +79,14 @@ class RolloutDataModule(LightningDataModule):
         self.steps_per_iteration = prompts_per_iteration // mini_batch_prompts
         self._lap, self._order = -1, np.empty(0, dtype=int)
         self._served: tuple[int, list[RolloutBatch]] = (-1, [])
+        self._roomy: set[Split] = set()
         self.eval_tasks = {Split.VALIDATION: val_tasks, Split.TEST: test_tasks}
 
     def setup(self, stage: str) -> None:
         """Forget earlier rollouts, refuse settings under which training would be wrong.
 
         Raises ValueError where Lightning would train on stale rollouts, where ranks cannot share a mini-batch
-        evenly, or where a split has no tasks.
+        evenly, where a split has no tasks, or where a question or accepted answer of this run is too long.
         """
         self._served = (-1, [])
         _, n_ranks = rank_and_world_size()
@@ -98,10 +99,37 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(
                 f"data.module.mini_batch_prompts={self.mini_batch_prompts}: expected a multiple of the {n_ranks} ranks"
             )
-        for split in (Split.TEST,) if stage == "test" else (Split.TRAIN, Split.VALIDATION):
-            if len(self.tasks.split(split)) < n_ranks:
-                count = len(self.tasks.split(split))
+        self.require_questions(*(Split.TEST,) if stage == "test" else (Split.TRAIN, Split.VALIDATION))
+        self._require_room((Split.TEST,) if stage == "test" else tuple(Split))
+
+    def require_questions(self, *splits: Split) -> None:
+        """Raises ValueError where one of `splits` has fewer questions than there are ranks."""
+        _, n_ranks = rank_and_world_size()
+        for split in splits:
+            count = len(self.tasks.split(split))
+            if count < n_ranks:
                 raise ValueError(f"data.tasks: the {split} split has {count} questions; expected at least {n_ranks}")
+
+    def _require_room(self, splits: Sequence[Split]) -> None:
+        """Hold all that this run will ask against the token limits, before its first episode."""
+        learner: Learner = self.trainer.lightning_module
+        for split in splits:
+            if split in self._roomy:
+                continue
+            self.rollout.require_prompts_fit(learner.policy, self._asked(split))
+            if split is Split.TRAIN:
+                learner.require_context_length(self._asked(split), self.rollout.max_sequence_tokens)
+            self._roomy.add(split)
+
+    def _asked(self, split: Split) -> Iterator[Task]:
+        """The tasks that this run asks: for evaluation the first ones of their split, for training those it draws."""
+        tasks, epochs = self.tasks.split(split), self.trainer.max_epochs
+        if split is Split.TRAIN:
+            endless = epochs is None or epochs < 0
+            indices = self._shuffled(0, len(tasks))[: None if endless else epochs * self.prompts_per_iteration].tolist()
+        else:
+            indices = self._evaluated(split)
+        return (tasks[index] for index in indices)
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +147,6 @@ class RolloutDataModule(LightningDataModule):
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
         prompts = shard(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
-        learner.require_context_length([task for _, task in prompts], self.rollout.max_sequence_tokens)
         with learner.phases("rollout"), self.precision():
             key = (self.seed, TRAINING_NOISE, iteration)
             trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
@@ -176,8 +203,11 @@ class RolloutDataModule(LightningDataModule):
         """One batch: this rank's share of the first tasks of `split`, played greedily."""
         rank, n_ranks = rank_and_world_size()
         tasks = self.tasks.split(split)
-        prompts = [(i, tasks[i]) for i in range(min(self.eval_tasks[split], len(tasks)))][rank::n_ranks]
+        prompts = [(i, tasks[i]) for i in self._evaluated(split)[rank::n_ranks]]
         return DataLoader([prompts], batch_size=None, collate_fn=self.rollout_greedy)
+
+    def _evaluated(self, split: Split) -> range:
+        return range(min(self.eval_tasks[split], len(self.tasks.split(split))))
 
     def rollout_greedy(self, prompts: Sequence[tuple[int, Task]]) -> list[Trajectory]:
         """One greedy episode a prompt."""

@@ -1,6 +1,6 @@
 """The learner: owns policy and reference, scores rollouts, has the method assign credit, takes the clipped steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -69,7 +69,7 @@ class A2TGPOModule(LightningModule):
 
     # ---- scoring and credit ------------------------------------------------------------------------------------------
 
-    def require_context_length(self, tasks: Sequence[Task], max_sequence_tokens: int) -> None:
+    def require_context_length(self, tasks: Iterable[Task], max_sequence_tokens: int) -> None:
         """Raises ValueError where an answer behind `max_sequence_tokens` would go past the model's last position."""
         require_context_length(self.policy, tasks, self.method.signal.answers, self.answer_wrapper, max_sequence_tokens)
 

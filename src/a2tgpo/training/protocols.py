@@ -1,6 +1,6 @@
 """What the two halves of training know of each other: the data module and the learner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from a2tgpo.policies.policy import Policy
@@ -15,7 +15,7 @@ class Learner(Protocol):
     policy: Policy
     phases: PhaseTimer
 
-    def require_context_length(self, tasks: Sequence[Task], max_sequence_tokens: int) -> None:
+    def require_context_length(self, tasks: Iterable[Task], max_sequence_tokens: int) -> None:
         """Raises ValueError where a trajectory of `max_sequence_tokens` leaves no context length to score an answer."""
         ...
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
+from a2tgpo.environments.dialects.answers import require_answers, written_answer
 from a2tgpo.environments.dialects.arguments import argument_from_text
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, Tool, ToolCall
@@ -37,7 +37,7 @@ class TextTags:
     template: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require_wrapper(self.answer_wrapper)
+        require_answers(self.answer_wrapper, self.answer_pattern)
         for name, slot in (("prompt_template", "{question}"), ("result_template", "{result}")):
             if slot not in getattr(self, name):
                 raise ValueError(f"data.dialect.{name}={getattr(self, name)!r}: expected {slot} in it")

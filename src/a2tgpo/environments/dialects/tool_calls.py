@@ -1,20 +1,21 @@
-"""Native tool calls of chat models: `<tool_call>{json}</tool_call>`, as Qwen and Hermes write them."""
+"""Native tool calls of chat models: `<tool_call>…</tool_call>` around JSON, as Qwen and Hermes write them, or around
+XML, as Qwen3-Coder does."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
-from a2tgpo.environments.dialects.arguments import argument_from_json
+from a2tgpo.environments.dialects.answers import require_answers, written_answer
+from a2tgpo.environments.dialects.arguments import argument_from_json, argument_from_text
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, Argument, Parameter, Tool, ToolCall
 from a2tgpo.rollouts.protocols import Chat
-from a2tgpo.rollouts.thinking import END_THINK, THINK, without_thoughts
+from a2tgpo.rollouts.thinking import END_THINK, THINK, cut_out, without_thoughts
 from a2tgpo.system.jsonl import read_json
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_TAGS = (THINK, END_THINK, "<tool_call>", "</tool_call>")
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+FUNCTION, END_FUNCTION = "<function=", "</function>"
+PARAMETER, END_PARAMETER = "<parameter=", "</parameter>"
 _JSON_TYPES: dict[type[Argument], str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -35,7 +36,7 @@ class ToolCalls:
     template: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require_wrapper(self.answer_wrapper)
+        require_answers(self.answer_wrapper, self.answer_pattern)
         if "{question}" not in self.prompt_template:
             raise ValueError(f"data.dialect.prompt_template={self.prompt_template!r}: expected {{question}} in it")
 
@@ -51,12 +52,12 @@ class ToolCalls:
 
     def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
         """All calls of the message, or its answer where it has none; thoughts are left out. None where a thought or a
-        call does not begin or end, a call is no JSON object with a known `name` and `arguments` of the right names and
-        types, or the answer is blank."""
-        said = without_thoughts(text)
-        calls = [_call(body, tools) for body in _CALL.findall(said)]
-        rest = _CALL.sub("", said)
-        if None in calls or any(tag in rest for tag in _TAGS):
+        call does not begin or end, a call is neither a JSON object with `name` and `arguments` nor a function in XML,
+        it has not a known name and arguments of the right names and types, or the answer is blank."""
+        outside, bodies = cut_out(without_thoughts(text), CALL, END_CALL)
+        calls = [_call(body, tools) for body in bodies]
+        rest = "".join(outside)
+        if None in calls or any(tag in rest for tag in (THINK, END_THINK, CALL, END_CALL)):
             return None
         return Action(tuple(calls)) if calls else written_answer(self.answer_pattern, rest)
 
@@ -80,17 +81,38 @@ def _property(parameter: Parameter) -> dict[str, str]:
 
 
 def _call(body: str, tools: Sequence[Tool]) -> ToolCall | None:
+    form, read = (
+        (_from_xml, argument_from_text) if body.lstrip().startswith(FUNCTION) else (_from_json, argument_from_json)
+    )
+    name, written = form(body) or (None, {})
+    tool = next((tool for tool in tools if tool.name == name), None)
+    if tool is None or not written.keys() <= tool.parameters.keys():
+        return None
+    arguments = {name: read(value, tool.parameters[name]) for name, value in written.items()}
+    required = {name for name, parameter in tool.parameters.items() if parameter.required}
+    if None in arguments.values() or not required <= arguments.keys():
+        return None
+    return ToolCall(tool.name, arguments)
+
+
+def _from_json(body: str) -> tuple[Any, dict[str, Any]] | None:
+    """Name and arguments of `{"name": …, "arguments": {…}}`."""
     try:
         call = read_json(body.encode())
     except ValueError:
         return None
     if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
         return None
-    tool = next((tool for tool in tools if tool.name == call.get("name")), None)
-    if tool is None or not call["arguments"].keys() <= tool.parameters.keys():
+    return call.get("name"), call["arguments"]
+
+
+def _from_xml(body: str) -> tuple[str, dict[str, str]] | None:
+    """Name and arguments of `<function=name><parameter=name>…</parameter>…</function>`."""
+    name, opened, rest = body.strip().removeprefix(FUNCTION).partition(">")
+    if not opened or not rest.endswith(END_FUNCTION):
         return None
-    arguments = {name: argument_from_json(value, tool.parameters[name]) for name, value in call["arguments"].items()}
-    required = {name for name, parameter in tool.parameters.items() if parameter.required}
-    if None in arguments.values() or not required <= arguments.keys():
-        return None
-    return ToolCall(tool.name, arguments)
+    *parameters, after = rest.removesuffix(END_FUNCTION).split(END_PARAMETER)
+    pairs = [parameter.strip().removeprefix(PARAMETER).partition(">") for parameter in parameters]
+    whole = all(parameter.strip().startswith(PARAMETER) for parameter in parameters) and not after.strip()
+    arguments = {name: value for name, _, value in pairs}
+    return (name, arguments) if whole and len(arguments) == len(pairs) else None
