@@ -189,7 +189,7 @@ def test_the_loss_is_the_one_of_the_module(tmp_path, learner, kl_coef):
     output = trainer._generate_and_score_completions(rows)
     learner.model.load_state_dict(trainer.model.state_dict())
     trajectories = trainer.trajectories(rows, output, output["turn_ids"])
-    batch = learner.prepare(trajectories, 0)
+    batch = learner.prepare(trajectories, [], 0)
     weight = learner.method.weigh(batch.turn_ids, batch.old_logprobs, batch.rollout_logprobs)
     batch = replace(batch, loss_weight=weight)
     assert np.isfinite(accumulated_loss(trainer, output, 1))

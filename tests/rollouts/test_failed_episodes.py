@@ -136,9 +136,9 @@ def test_training_goes_on_with_groups_of_unequal_size(composed, monkeypatch):
     learner = trainer.lightning_module
     assert len(learner.trajectories) == 14 and learner.metrics["train/failed_episodes"] == 2 / 16
     assert trainer.global_step == 2
-    groups = learner.rollout_batch.group_ids
-    for i, mini_batch in enumerate(trainer.datamodule.mini_batches(learner.rollout_batch)):
-        assert mini_batch.group_ids.tolist() == groups[(groups // 2) == i].tolist()
+    groups = [trajectory.group for trajectory in learner.trajectories]
+    for i, rows in enumerate(trainer.datamodule.mini_batches(groups)):
+        assert rows == [row for row, group in enumerate(groups) if group // 2 == i]
 
 
 def test_a_mini_batch_whose_groups_all_failed_still_takes_its_step(composed, monkeypatch):

@@ -12,6 +12,7 @@ from lightning import Callback
 
 from a2tgpo.method.functional import to_tokens
 from a2tgpo.rollouts.trajectory import StopReason
+from a2tgpo.scoring.batch import micro_batches
 from a2tgpo.scoring.beliefs import encode_answer
 from a2tgpo.scoring.score import token_stats
 from tests.helpers.build import build_trajectory
@@ -71,7 +72,7 @@ def gradient(learner, batch, budget):
     learner.micro_batch_tokens = budget
     learner.model.zero_grad()
     batch, total = weighed(learner, batch), 0.0
-    for rows in learner.micro_batches(batch):
+    for rows in micro_batches(batch.lengths.tolist(), budget):
         loss, _, _ = learner.loss(batch.rows(rows))
         loss.backward()
         total += loss.item()
@@ -83,7 +84,7 @@ def gradient(learner, batch, budget):
 def test_any_split_into_micro_batches_gives_the_same_gradient(learner, trajectories, aggregation, kl_coef):
     length = ["model.aggregation.max_length=384"] if aggregation == "token_sum_norm" else []
     module = learner(f"model/aggregation={aggregation}", f"model.module.kl_coef={kl_coef}", *length)
-    batch = module.prepare(trajectories, 0)
+    batch = module.prepare(trajectories, [], 0)
     shake(module)
     splits = {budget: gradient(module, batch, budget) for budget in BUDGETS}
     whole_loss, whole = splits[BUDGETS[-1]]
@@ -96,8 +97,8 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(learner, trajector
 @pytest.mark.parametrize("aggregation", AGGREGATIONS[:3])
 def test_micro_batches_carry_the_weights_of_the_whole(learner, trajectories, aggregation):
     module = learner(f"model/aggregation={aggregation}", "model.module.micro_batch_tokens=150")
-    batch = weighed(module, module.prepare(trajectories, 0))
-    splits = module.micro_batches(batch)
+    batch = weighed(module, module.prepare(trajectories, [], 0))
+    splits = micro_batches(batch.lengths.tolist(), 150)
     assert len(splits) > 1 and sorted(i for rows in splits for i in rows) == list(range(len(batch)))
     for rows in splits:
         part = batch.rows(rows)
@@ -112,16 +113,25 @@ def n_actions(trajectory):
 
 def test_first_step_after_scoring_has_ratio_exactly_one(learner, trajectories):
     module = learner()
-    batch = weighed(module, module.prepare(trajectories, 0))
+    batch = weighed(module, module.prepare(trajectories, [], 0))
     assert module.loss(batch)[2] == 0.0
 
 
 @pytest.mark.parametrize("budget", BUDGETS[:3])
 def test_other_micro_batches_than_scorings_move_the_ratio_by_rounding_only(learner, trajectories, budget):
     module = learner()
-    batch = weighed(module, module.prepare(trajectories, 0))
-    module.micro_batch_tokens = budget
-    assert max(module.loss(batch.rows(rows))[2] for rows in module.micro_batches(batch)) <= 1e-5
+    batch = weighed(module, module.prepare(trajectories, [], 0))
+    assert max(module.loss(batch.rows(rows))[2] for rows in micro_batches(batch.lengths.tolist(), budget)) <= 1e-5
+
+
+def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner, trajectories):
+    module = learner("model.module.micro_batch_tokens=60")
+    steps = [list(range(i, len(trajectories), 2)) for i in range(2)]
+    batch = module.prepare(trajectories, steps, 0)
+    for rows in steps:
+        mini_batch = weighed(module, batch.rows(rows))
+        parts = micro_batches(mini_batch.lengths.tolist(), 60)
+        assert len(parts) > 1 and max(module.loss(mini_batch.rows(part))[2] for part in parts) == 0.0
 
 
 def test_state_dict_is_the_policy_alone(learner):
@@ -140,7 +150,7 @@ def test_reference_needs_to_exist_for_kl(learner):
 def test_loss_is_that_of_the_equations_where_ratios_left_one(learner, trajectories, kl_coef):
     overrides = ("model.clipper.eps_low=0.03", "model.clipper.eps_high=0.04", f"model.module.kl_coef={kl_coef}")
     module = learner("experiment=a2tgpo", "model.signal.gain=log_prob", *overrides)
-    batch = weighed(module, module.prepare(trajectories, 0))
+    batch = weighed(module, module.prepare(trajectories, [], 0))
     assert batch.credit.normalized_gain.any()
     shake(module)
     drift = 0.1 * torch.randn(batch.turn_mask.shape, generator=torch.Generator().manual_seed(0))

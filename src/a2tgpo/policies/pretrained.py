@@ -84,5 +84,5 @@ def prepare(
     if lora is not None:
         model = get_peft_model(model, lora)
     if compile:
-        model.compile(dynamic=True)
+        model.get_decoder().compile(dynamic=True)  # what projects to the vocabulary is changed for each pass
     return model.eval()

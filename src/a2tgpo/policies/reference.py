@@ -27,6 +27,10 @@ class WithoutAdapter(torch.nn.Module):
         """Where the weights are."""
         return self.adapted.device
 
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """The layer that projects to the vocabulary."""
+        return self.adapted.get_output_embeddings()
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward."""
         with self.adapted.disable_adapter():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from a2tgpo.method.turns import TurnCredit
 from a2tgpo.rollouts.trajectory import Trajectory
+from a2tgpo.system.distributed import max_over_ranks
 
 PER_TOKEN = ("input_ids", "turn_ids", "rollout_logprobs", "old_logprobs", "ref_logprobs", "loss_weight")
 
@@ -119,6 +120,19 @@ def _state_ids(trajectories: Sequence[Trajectory], contexts: list[list[int]], n_
             states.append(known.setdefault(key, len(known)))
         rows.append(states + [-1] * (n_turns - len(states)))
     return rows
+
+
+def micro_batches(lengths: Sequence[int], budget: int, mini_batches: Sequence[Sequence[int]] = ()) -> list[list[int]]:
+    """The rows of each micro-batch of at most `budget` tokens, as many on every rank.
+
+    None reaches over the border of a mini-batch, whose rows `mini_batches` lists; without, all rows are one.
+    """
+    cut = []
+    for rows in mini_batches or [range(len(lengths))]:
+        own = [lengths[row] for row in rows]
+        needed = max_over_ranks(len(pack(own, budget)))
+        cut += [[rows[i] for i in part] for part in pack(own, budget, at_least=needed)]
+    return cut
 
 
 def token_positions(lengths: Sequence[int], micro_batches: Sequence[Sequence[int]]) -> Counter[str]:

@@ -16,9 +16,9 @@ from transformers import Cache, DynamicCache
 from a2tgpo.method.turns import Observed
 from a2tgpo.policies.policy import Policy, evaluation_mode
 from a2tgpo.rollouts.trajectory import Task, Trajectory
-from a2tgpo.scoring.batch import RolloutBatch, collate, pack, token_positions
+from a2tgpo.scoring.batch import RolloutBatch, collate, micro_batches, token_positions
 from a2tgpo.scoring.beliefs import AnswerQuery, answer_logprobs, build_answer_block, plan_beliefs
-from a2tgpo.system.distributed import max_over_ranks
+from a2tgpo.scoring.projection import predict
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,19 @@ def token_stats(
 ) -> TokenStats:
     """log π(y_l | y_<l) of every action token, in fp32, and the entropy beside it (without gradient; 0 unless wanted).
 
-    Only the columns that predict an action token of some row are projected to the vocabulary. Padding is on the
-    right, where causal attention keeps it out of sight. `cache` is filled on the way.
+    Only positions that predict an action token are projected to the vocabulary. Padding is on the right, where causal
+    attention keeps it out of sight. `cache` is filled on the way.
     """
-    columns = (turn_ids >= 0).any(0).nonzero()[:, 0]
-    out = policy.model(input_ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=columns - 1)
-    logits = out.logits.float()
+    row, column = (turn_ids >= 0).nonzero(as_tuple=True)
+    logits = predict(policy, row, column - 1, input_ids, past_key_values=cache, use_cache=cache is not None)
     normaliser = logits.logsumexp(-1)
-    selected = logits.gather(-1, input_ids[:, columns, None])[..., 0] - normaliser
+    selected = logits.gather(-1, input_ids[row, column, None])[:, 0] - normaliser
     entropy = torch.zeros_like(selected)
     if with_entropy:
         with torch.no_grad():
             entropy = normaliser - (logits.softmax(-1) * logits).sum(-1)
-    mask = turn_ids[:, columns] >= 0
     zeros = selected.new_zeros(turn_ids.shape)
-    return TokenStats(
-        zeros.index_copy(1, columns, torch.where(mask, selected, 0.0)),
-        zeros.index_copy(1, columns, torch.where(mask, entropy, 0.0)),
-    )
+    return TokenStats(zeros.index_put((row, column), selected), zeros.index_put((row, column), entropy))
 
 
 def queries_of_rows(rows: Sequence[int], queries: Sequence[AnswerQuery]) -> list[AnswerQuery]:
@@ -82,18 +77,18 @@ def read(
     batch: RolloutBatch,
     queries: Sequence[AnswerQuery],
     token_budget: int,
+    mini_batches: Sequence[Sequence[int]] = (),
     with_entropy: bool = True,
 ) -> Reading:
     """Token statistics of the whole batch and the answer log-prob of each query, in one cached pass.
 
-    Runs in micro-batches of `token_budget` tokens, in evaluation mode.
+    Runs in micro-batches of `token_budget` tokens, cut as `micro_batches` does, in evaluation mode.
     """
     logprobs, entropy = torch.zeros(batch.turn_ids.shape), torch.zeros(batch.turn_ids.shape)
     answers, positions = torch.zeros(len(queries)), Counter[str]()
     lengths = batch.lengths.tolist()
-    needed = max_over_ranks(len(pack(lengths, token_budget)))  # the same number of forward passes on every rank
     with evaluation_mode(policy.model):
-        for rows in pack(lengths, token_budget, at_least=needed):
+        for rows in micro_batches(lengths, token_budget, mini_batches):
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}
             asked = [n for n, query in enumerate(queries) if query.row in place]
@@ -127,11 +122,16 @@ def score(
     answers: Callable[[Task], Sequence[str]],
     answer_wrapper: tuple[str, str],
     token_budget: int,
+    mini_batches: Sequence[Sequence[int]] = (),
 ) -> Scored:
-    """Old log-probs and the beliefs in the `answers` of each trajectory's task, written inside `answer_wrapper`."""
+    """Old log-probs and the beliefs in the `answers` of each trajectory's task, written inside `answer_wrapper`.
+
+    `mini_batches` are the rows of each optimizer step, where there are several: every token is then scored in the very
+    micro-batch in which it will be trained, and the first ratio is 1 also where roundings depend on a batch's shape.
+    """
     batch = collate(trajectories, policy.pad_id)
     plan = plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, answer_wrapper, answers)
-    reading = read(policy, batch, plan.queries, token_budget)
+    reading = read(policy, batch, plan.queries, token_budget, mini_batches)
     answer_logprob, alias_mask, state_mask = plan.scatter(reading.answer_logprobs)
     observed = Observed(
         trajectories=trajectories,

@@ -151,9 +151,16 @@ class RolloutDataModule(LightningDataModule):
             key = (self.seed, TRAINING_NOISE, iteration)
             trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
         n_failed = len(prompts) * self.group_size - len(trajectories)
+        steps = self.mini_batches([trajectory.group for trajectory in trajectories])
         with self.precision():
-            batch = learner.prepare(trajectories, n_failed)
-        return self.mini_batches(batch)
+            batch = learner.prepare(trajectories, [rows or [0] for rows in steps], n_failed)
+        return [batch.rows(rows) if rows else self.stand_in(batch) for rows in steps]
+
+    @staticmethod
+    def stand_in(batch: RolloutBatch) -> RolloutBatch:
+        """One row without an action token, for a mini-batch whose episodes all failed: every rank takes every step."""
+        row = batch.rows([0])
+        return replace(row, turn_ids=torch.full_like(row.turn_ids, -1))
 
     def precision(self) -> AbstractContextManager:
         """The precision of the training step, for sampling and scoring too: the first ratio after them must be 1.
@@ -176,18 +183,12 @@ class RolloutDataModule(LightningDataModule):
             self._lap, self._order = lap, np.random.default_rng([self.seed, lap]).permutation(count)
         return self._order
 
-    def mini_batches(self, batch: RolloutBatch) -> list[RolloutBatch]:
-        """This rank's rows of each mini-batch: whole groups, of whatever size they are.
-
-        Where all of them failed one row stands in without an action token, so that every rank takes every step.
-        """
-        number = batch.group_ids // self.mini_batch_prompts  # a group is numbered by its prompt in the rollout set
-        cut = []
-        for i in range(self.steps_per_iteration):
-            rows = (number == i).nonzero()[:, 0].tolist()
-            part = batch.rows(rows or [0])
-            cut.append(part if rows else replace(part, turn_ids=torch.full_like(part.turn_ids, -1)))
-        return cut
+    def mini_batches(self, groups: Sequence[int]) -> list[list[int]]:
+        """This rank's rows of each mini-batch, given the group of each row: whole groups, of whatever size they are."""
+        rows: list[list[int]] = [[] for _ in range(self.steps_per_iteration)]
+        for row, group in enumerate(groups):  # a group is numbered by its prompt in the rollout set
+            rows[group // self.mini_batch_prompts].append(row)
+        return rows
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from a2tgpo.method.method import Method
 from a2tgpo.policies.checkpoint import weights_in
 from a2tgpo.policies.policy import Policy, require_float32, require_same_architecture, trained_names
 from a2tgpo.rollouts.trajectory import Task, Trajectory
-from a2tgpo.scoring.batch import RolloutBatch, pack, token_positions
+from a2tgpo.scoring.batch import RolloutBatch, micro_batches, token_positions
 from a2tgpo.scoring.beliefs import require_context_length
 from a2tgpo.scoring.score import read, score, token_stats
 from a2tgpo.system.distributed import max_over_ranks, mean_over_ranks
@@ -73,26 +73,26 @@ class A2TGPOModule(LightningModule):
         """Raises ValueError where an answer behind `max_sequence_tokens` would go past the model's last position."""
         require_context_length(self.policy, tasks, self.method.signal.answers, self.answer_wrapper, max_sequence_tokens)
 
-    def prepare(self, trajectories: Sequence[Trajectory], n_failed: int) -> RolloutBatch:
+    def prepare(
+        self, trajectories: Sequence[Trajectory], mini_batches: Sequence[Sequence[int]], n_failed: int
+    ) -> RolloutBatch:
         """Score this rank's trajectories and assign credit over the whole rollout set; returns this rank's rows.
 
-        `n_failed` episodes were lost and are only counted. Groups must be complete otherwise.
+        `mini_batches` are the rows of each optimizer step. `n_failed` episodes were lost and are only counted. Groups
+        must be complete otherwise.
         """
         self.meter = IterationMeter()
         with self.phases("scoring"):
-            scored = score(
-                self.policy, trajectories, self.method.signal.answers, self.answer_wrapper, self.micro_batch_tokens
-            )
+            budget, answers = self.micro_batch_tokens, self.method.signal.answers
+            scored = score(self.policy, trajectories, answers, self.answer_wrapper, budget, mini_batches)
             self.meter.positions.update(scored.positions)
             batch = replace(scored.batch, credit=self.method.assign(scored.observed))
             if self.reference is not None:
-                reading = read(self.reference, batch, [], self.micro_batch_tokens, with_entropy=False)
+                reading = read(self.reference, batch, [], budget, mini_batches, with_entropy=False)
                 self.meter.positions.update(reading.positions)
                 batch = replace(batch, ref_logprobs=reading.tokens.logprobs)
         self.trajectories, self.rollout_batch = trajectories, batch
-        self.metrics = rollout_metrics(
-            trajectories, batch, scored.entropy, self.reference is not None, self.method.signal.answers
-        )
+        self.metrics = rollout_metrics(trajectories, batch, scored.entropy, self.reference is not None, answers)
         self.metrics["train/failed_episodes"] = n_failed / (n_failed + len(trajectories))
         return batch
 
@@ -103,13 +103,14 @@ class A2TGPOModule(LightningModule):
         with self.phases("update"):
             loss_weight = self.method.weigh(mini_batch.turn_ids, mini_batch.old_logprobs, mini_batch.rollout_logprobs)
             mini_batch = replace(mini_batch, loss_weight=loss_weight)
-            micro_batches = self.micro_batches(mini_batch)
-            self.meter.positions.update(token_positions(mini_batch.lengths.tolist(), micro_batches))
+            lengths = mini_batch.lengths.tolist()
+            parts = micro_batches(lengths, self.micro_batch_tokens)
+            self.meter.positions.update(token_positions(lengths, parts))
             optimizer = self.optimizers()
             optimizer.zero_grad(set_to_none=False)  # gradients stay where DDP sums them up, and are held once
             total, max_log_ratio = 0.0, 0.0
-            for i, rows in enumerate(micro_batches):
-                with optimizer.toggle_model(sync_grad=i == len(micro_batches) - 1):
+            for i, rows in enumerate(parts):
+                with optimizer.toggle_model(sync_grad=i == len(parts) - 1):
                     loss, counts, log_ratio = self.loss(mini_batch.rows(rows).to(self.device))
                     self.manual_backward(loss * self.trainer.world_size)  # DDP averages over ranks
                 total, max_log_ratio = total + loss.item(), max(max_log_ratio, log_ratio)
@@ -118,12 +119,6 @@ class A2TGPOModule(LightningModule):
             self.meter.steps.append(step | self.step(optimizer, total))
         if self.trainer.is_last_batch:
             self.finish_iteration()
-
-    def micro_batches(self, mini_batch: RolloutBatch) -> list[list[int]]:
-        """Rows of each micro-batch, as many micro-batches on every rank."""
-        lengths = mini_batch.lengths.tolist()
-        needed = max_over_ranks(len(pack(lengths, self.micro_batch_tokens)))
-        return pack(lengths, self.micro_batch_tokens, at_least=needed)
 
     def loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, float]:
         """The method's loss plus kl_coef · Σ loss_weight · k3-KL to the reference.

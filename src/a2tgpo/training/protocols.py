@@ -19,8 +19,13 @@ class Learner(Protocol):
         """Raises ValueError where a trajectory of `max_sequence_tokens` leaves no context length to score an answer."""
         ...
 
-    def prepare(self, trajectories: Sequence[Trajectory], n_failed: int) -> RolloutBatch:
-        """Score trajectories and assign credit to their turns. Groups are complete but for `n_failed` lost episodes."""
+    def prepare(
+        self, trajectories: Sequence[Trajectory], mini_batches: Sequence[Sequence[int]], n_failed: int
+    ) -> RolloutBatch:
+        """Score trajectories, whose rows `mini_batches` trains together, and assign credit to their turns.
+
+        Groups are complete but for `n_failed` lost episodes.
+        """
         ...
 
 
