@@ -71,8 +71,8 @@ class HttpRetriever:
         budget = RetryBudget(self._total_timeout, FIRST_DELAY, LONGEST_DELAY, self._retries, since=time.monotonic())
         while True:
             try:
-                answer = self._server.post("", body, min(self._server.timeout, max(budget.left, LEAST_TIMEOUT)))
-                return self._read(answer)
+                answer = self._server.post("", body, timeout=min(self._server.timeout, max(budget.left, LEAST_TIMEOUT)))
+                return self._read(answer)[:topk]
             except Refused as error:
                 raise RetrievalError(str(error)) from error
             except Unavailable as error:
@@ -88,7 +88,7 @@ class HttpRetriever:
             (found,) = answer["result"]
             if not isinstance(found, list):
                 raise TypeError(f"{found!r} is no list")
-            return tuple(read_contents(_document(item)) for item in found)
+            return tuple(read_contents(document) for document in map(_document, found) if not _is_blank(document))
         except (ValueError, KeyError, TypeError) as error:
             shown = json.dumps(answer, ensure_ascii=False)[:80]
             raise RetrievalError(
@@ -99,3 +99,11 @@ class HttpRetriever:
 
 def _document(item: Any) -> Any:
     return item["document"] if isinstance(item, dict) and "document" in item else item
+
+
+def _is_blank(document: Any) -> bool:
+    """A passage without a word, as indexes with gaps return it: it is passed over."""
+    if not isinstance(document, dict):
+        return document is None
+    text = document.get("contents", document.get("text", "no such field"))
+    return text is None or (isinstance(text, str) and not text.strip())
