@@ -248,9 +248,7 @@ NO_SAMPLES = [
 def test_a_completion_of_another_form_is_refused_at_once(policy, engine, server, choice):
     engine.sync(policy)
     server.faults = [json.dumps({"choices": [choice]}).encode()]
-    with pytest.raises(
-        ValueError, match=rf"^data.engine.url={server.url}: a completion without .*expected a server"
-    ):
+    with pytest.raises(ValueError, match=rf"^data.engine.url={server.url}: a completion without .*expected a server"):
         complete(engine, range(10, 20))
     server.faults = [json.dumps({"choices": [SAMPLED]}).encode()]
     assert complete(engine, range(10, 20)).ids == (5, 6)
@@ -260,9 +258,7 @@ def test_a_completion_of_another_form_is_refused_at_once(policy, engine, server,
 def test_a_list_of_models_of_another_form_ends_in_one_line(policy, server, tmp_path, monkeypatch, models):
     monkeypatch.setattr(CompletionsServer, "get", lambda self, path: (200, models))
     monkeypatch.setattr(CompletionsServer, "post", lambda self, path, body: (404, {}))
-    with pytest.raises(
-        ValueError, match=r"no answer for 0 s .* expected an answer with data|data/engine/weight_sync"
-    ):
+    with pytest.raises(ValueError, match=r"no answer for 0 s .* expected an answer with data|data/engine/weight_sync"):
         make(server, LoraSync(str(tmp_path)), patience=0.0).sync(policy)
 
 
