@@ -12,7 +12,7 @@ from a2tgpo.system.jsonl import read_json
 
 BUSY = (408, 429)
 """Client errors that mean: later."""
-MAX_ANSWER = 8 << 20
+MAX_ANSWER = 4 << 20
 """Bytes an answer may have: more than any number of passages or sampled tokens that could be used."""
 SHOWN = 300
 """Characters of an answer that an error quotes."""
@@ -89,22 +89,24 @@ class HttpClient:
             raise Unavailable(f"{where}no answer within {timeout:.2g} seconds") from error
         except httpx2.RequestError as error:
             raise Unavailable(f"{where}{type(error).__name__}: {error}") from error
-        text = content.decode(errors="replace")
+        shown = repr(content[: 4 * SHOWN].decode(errors="replace")[:SHOWN])
         if status >= 500 or status in BUSY:
-            raise Unavailable(f"{where}status {status}: {text[:SHOWN]!r}", status)
+            raise Unavailable(f"{where}status {status}: {shown}", status)
         what = f"{self.key}.url={self.url}: {path or 'the request'}"
         if not 200 <= status < 300:
-            raise Refused(f"{what} was refused with status {status}{location}: {text[:SHOWN]!r}", status)
+            raise Refused(f"{what} was refused with status {status}{location}: {shown}", status)
         if len(content) > MAX_ANSWER:
-            raise Refused(f"{what} was answered with more than {MAX_ANSWER} bytes: {text[:SHOWN]!r}", status)
-        if not text.lstrip().startswith(("{", "[")):
-            return text
+            raise Refused(f"{what} was answered with more than {MAX_ANSWER} bytes: {shown}", status)
+        if not content[:SHOWN].lstrip().startswith((b"{", b"[")):
+            return content.decode(errors="replace")
         try:
             return read_json(content)
         except ValueError as error:
-            raise Unavailable(f"{where}an answer that is cut off, or no JSON in UTF-8: {text[:SHOWN]!r}") from error
+            raise Unavailable(f"{where}an answer that is cut off, or no JSON in UTF-8: {shown}") from error
 
-    def _exchange(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, bytes, str]:
+    def _exchange(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout: float
+    ) -> tuple[int, bytearray, str]:
         """Status, content up to a little more than MAX_ANSWER bytes, and where a redirect leads to.
 
         Content is read in parts, so that who drips it cannot hold the connection forever.
@@ -119,7 +121,7 @@ class HttpClient:
                 if time.monotonic() > end:
                     raise httpx2.ReadTimeout("too slow")
         location = answer.headers.get("location", "")
-        return answer.status_code, bytes(content), f" → {location[:SHOWN]}" if location else ""
+        return answer.status_code, content, f" → {location[:SHOWN]}" if location else ""
 
 
 class RetryBudget:
