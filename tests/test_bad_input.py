@@ -99,7 +99,7 @@ TRAIN = {
     "long prompt": (["data.module.max_prompt_tokens=3"], "tasks with a longer prompt: 12; the longest, "),
     "retriever that finds nothing": (
         [*SEARCHING, "data.retriever._target_=tests.test_bad_input.EmptyHanded"],
-        "data.retriever: none of 24 searches of a rollout set returned a passage; expected some to",
+        "data.environment.tools.search: none of its last 24 calls brought a result; expected some to. The last: ",
     ),
     "empty corpus": (
         [

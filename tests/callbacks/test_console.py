@@ -1,6 +1,7 @@
 """What a person sees: a bar with phases on a terminal, plain lines elsewhere, one table at the end."""
 
 import io
+import re
 
 import pytest
 from hydra.utils import instantiate
@@ -10,7 +11,7 @@ from rich.console import Console
 import train
 from a2tgpo.callbacks.progress import TrainingProgress
 from a2tgpo.callbacks.report import print_report
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import SHIPPED, SMALL
 
 
 @pytest.fixture
@@ -19,14 +20,29 @@ def config(composed, policy_dir):
 
 
 def test_plain_lines_where_there_is_no_terminal(config, capsys):
+    config.paths.policy_dir = str(SHIPPED)
     train.train(config)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert lines[:2] == [f"run directory: {config.paths.output_dir}", "start: val success 0.000"]
-    iterations = [line for line in lines if line.startswith("iteration ")]
-    assert [line.split()[1] for line in iterations] == ["2/3", "3/3"]  # every second one, and the last
-    for part in ("val success 0.000", "train success 0.000", "reward -1.00", "turns 1.0", "clip 0.000", " s"):
-        assert all(part in line for line in iterations)
+    begin = ["start: validation of the initial policy …", "start: val success 0.500"]
+    assert lines[:3] == [f"run directory: {config.paths.output_dir}", *begin]
+    iterations = [line for line in lines if re.match(r"\d+/3  ", line)]
+    assert [line.split()[0] for line in iterations] == ["2/3", "3/3"]  # every second one, and the last
+    form = r"(\d)/3  train 0\.\d{3}  val 0\.\d{3} at \1  reward [+-]\d\.\d\d  turns \d\.\d  clip \d\.\d%  \d+ s"
+    parts = [line.partition("  nothing learned: ") for line in iterations]
+    assert all(re.fullmatch(form, line) and len(line) < 80 for line, *_ in parts)
     assert not any("\x1b" in line for line in lines)
+
+
+def test_a_resumed_run_says_so_and_how_old_its_validation_is(config, capsys):
+    config.trainer.max_epochs, config.trainer.check_val_every_n_epoch = 1, 1
+    train.train(config)
+    capsys.readouterr()
+    config.ckpt_path = f"{config.paths.output_dir}/checkpoints/last.ckpt"
+    config.trainer.max_epochs, config.trainer.check_val_every_n_epoch = 3, 2
+    train.train(config)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0] == f"resumed after 1 of 3 iterations, from {config.ckpt_path}"
+    assert [line.split()[0] for line in lines[1:3]] == ["2/3", "3/3"] and all("at 2" in line for line in lines[1:3])
 
 
 def test_report_names_the_figures_and_the_run_directory(config, capsys, tmp_path):
@@ -67,10 +83,11 @@ def test_bar_shows_phases_and_iterations_on_a_terminal(config):
     data, learner = (instantiate(part.module, _convert_="all") for part in (config.data, config.model))
     trainer = instantiate(config.trainer, callbacks=[progress, spy], logger=False, enable_checkpointing=False)
     trainer.fit(learner, data)
+    assert 0 < screen.getvalue().index("starting") < screen.getvalue().index("1/3  train")
     assert spy.shown == {("update", done, 3) for done in range(3)}
     assert {begun for begun, _ in spy.begun} == {"rollout", "scoring", "update", "validation"}
     assert all(begun == shown for begun, shown in spy.begun)
-    assert "3/3" in screen.getvalue() and "train success 0.000" in screen.getvalue()
+    assert "3/3  train 0.000  " in screen.getvalue()
     assert progress.bar is None  # stopped: the terminal is tidy
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import copy
+import json
+import math
 import threading
 import time
 
@@ -224,6 +226,40 @@ def test_a_failed_request_is_sent_again(policy, engine, server, fault):
     server.faults = [fault] * 3
     assert_same(greedy_episodes(policy, engine), expected)
     assert not server.faults
+
+
+SAMPLED = {"finish_reason": "stop", "token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.0, -2]}}
+NO_SAMPLES = [
+    {"token_ids": None},
+    {"token_ids": [5]},
+    {"token_ids": [5, "6"]},
+    {"token_ids": [5, -6]},
+    {"token_ids": [5, 10**6]},
+    {"token_ids": [5] * 13, "logprobs": {"token_logprobs": [-1.0] * 13}},
+    {"logprobs": None},
+    {"logprobs": [-1.0, -2.0]},
+    {"logprobs": {"token_logprobs": [-1.0, None]}},
+    {"logprobs": {"token_logprobs": [-1.0, math.nan]}},
+    {"logprobs": {"token_logprobs": [-1.0, -math.inf]}},
+]
+
+
+@pytest.mark.parametrize("choice", [None, 1, {}, *(SAMPLED | wrong for wrong in NO_SAMPLES)])
+def test_a_completion_of_another_form_is_refused_at_once(policy, engine, server, choice):
+    engine.sync(policy)
+    server.faults = [json.dumps({"choices": [choice]}).encode()]
+    with pytest.raises(ValueError, match=rf"^data.engine.url={server.url}: a completion without .*expected a server"):
+        complete(engine, range(10, 20))
+    server.faults = [json.dumps({"choices": [SAMPLED]}).encode()]
+    assert complete(engine, range(10, 20)).ids == (5, 6)
+
+
+@pytest.mark.parametrize("models", [{}, {"data": None}, {"data": [None, {"name": "policy"}]}, ["policy"]])
+def test_a_list_of_models_of_another_form_ends_in_one_line(policy, server, tmp_path, monkeypatch, models):
+    monkeypatch.setattr(CompletionsServer, "get", lambda self, path: (200, models))
+    monkeypatch.setattr(CompletionsServer, "post", lambda self, path, body: (404, {}))
+    with pytest.raises(ValueError, match=r"no answer for 0 s .* expected an answer with data|data/engine/weight_sync"):
+        make(server, LoraSync(str(tmp_path)), patience=0.0).sync(policy)
 
 
 def test_an_adapter_that_the_server_forgot_is_loaded_again(policy, engine, server):

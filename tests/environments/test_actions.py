@@ -10,7 +10,7 @@ from a2tgpo.environments.matching import exact_match, f1, normalize_answer
 from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.protocols import StepResult
-from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task
 from a2tgpo.system.errors import SettingError
 from tests.helpers.episodes import SEARCH as TOOL
 from tests.helpers.episodes import search_qa
@@ -146,7 +146,8 @@ def test_tool_text_cannot_end_the_episode(text, make):
 
 
 def test_the_search_is_answered_by_the_best_passages():
-    assert episode().step(SEARCH) == StepResult(f"<result> {FIRST}</result>", useful=True)
+    found = (Call("search", CallResult.FOUND),)
+    assert episode().step(SEARCH) == StepResult(f"<result> {FIRST}</result>", useful=True, calls=found)
     assert (
         episode(topk=2).step("<search> Bemi director</search>").observation
         == f"<result> {FIRST} {PASSAGES[2]}</result>"
@@ -200,7 +201,8 @@ def test_a_failed_search_becomes_news_for_the_policy(error):
     game = episode(raising(error))
     result = game.step(SEARCH)
     assert result.stop is None and result.useful is None
-    assert result.observation == f"<result> The search failed: {type(error).__name__}: {error}.</result>"
+    assert result.observation == "<result> The search failed.</result>"
+    assert result.calls == (Call("search", CallResult.FAILED, f"{type(error).__name__}: {error}"),)
     assert game.finish(StopReason.MAX_TURNS)["tool_failures"] == 1.0
 
 
@@ -209,7 +211,8 @@ def test_a_slow_search_is_given_up():
     game = episode(Says(lambda: release.wait(60)), tool_timeout=0.05)
     result = game.step(SEARCH)
     release.set()
-    assert result.observation == "<result> The search failed: no answer within 0.05 seconds.</result>"
+    assert result.observation == "<result> The search failed.</result>"
+    assert result.calls[0].why == "no answer within data.environment.tool_timeout=0.05 seconds"
     assert game.finish(StopReason.MAX_TURNS)["tool_failures"] == 1.0
 
 

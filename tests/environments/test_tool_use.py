@@ -20,7 +20,7 @@ from a2tgpo.environments.tools.schema import read_tool
 from a2tgpo.environments.tools.search import Search
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.protocols import Forkable, StepResult
-from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task
 from a2tgpo.system.errors import SettingError
 from tests.helpers.episodes import SEARCH, said, search_qa, tool_use
 from tests.helpers.shipped import passage_layout, text_tags, tool_calls
@@ -445,8 +445,13 @@ def test_both_tools_in_one_native_action():
     game = tool_use(CALLS, {"search": search, "calculator": calculate, "broken": broken}, max_calls=4)(TASK)
     calls = [("calculator", {"expression": "6 * 7"}), ("broken", {"query": "x"}), ("search", {"query": "age"})]
     result = game.step(native(*calls))
-    assert said(result.observation) == ["42", "The broken failed: RuntimeError: down.", THIRD]
-    assert (result.useful, result.empty, result.stop) == (True, False, None)
+    assert said(result.observation) == ["42", "The broken failed.", THIRD]
+    assert (result.useful, result.stop) == (True, None)
+    assert result.calls == (
+        Call("calculator", CallResult.FOUND),
+        Call("broken", CallResult.FAILED, "RuntimeError: down"),
+        Call("search", CallResult.FOUND),
+    )
     assert game.step(native(*calls)).stop is StopReason.MAX_TURNS  # three, and one is left
     metrics = game.finish(StopReason.MAX_TURNS)
     assert (metrics["calls"], metrics["useful_calls"], metrics["tool_failures"]) == (3.0, 2.0, 1.0)
@@ -466,12 +471,13 @@ def test_no_call_that_succeeded_leaves_usefulness_unknown():
 
     result = tool_use(TAGS, {"oracle": refuses})(TASK).step("<oracle> x</oracle>")
     assert result.observation == "<result> The oracle failed: ask somebody else.</result>"
-    assert (result.useful, result.empty) == (None, False)
+    assert (result.useful, result.calls) == (None, (Call("oracle", CallResult.REFUSED, "ask somebody else"),))
 
 
 def test_an_empty_list_is_empty_and_a_text_is_not():
     game = tool_use(TAGS, TYPED)(TASK)
-    assert game.step("<count_to> 0</count_to>").empty and not game.step("<now></now>").empty
+    results = [game.step(call).calls[0].result for call in ("<count_to> 0</count_to>", "<now></now>")]
+    assert results == [CallResult.EMPTY, CallResult.FOUND]
 
 
 @pytest.mark.parametrize("result", [7, None, ["a", 7], {"a": "b"}])
@@ -530,7 +536,10 @@ def test_the_state_is_the_set_of_pieces_seen():
 
 @given(LOOKS, LOOKS)
 def test_states_are_equal_exactly_where_the_same_pieces_were_seen(first, second):
-    found = [{r.observation for r in looking(queries)[1] if not r.empty} for queries in (first, second)]
+    found = [
+        {r.observation for r in looking(queries)[1] if r.calls[0].result is CallResult.FOUND}
+        for queries in (first, second)
+    ]
     states = [looking(queries)[0].state() for queries in (first, second)]
     assert (states[0] == states[1]) == (found[0] == found[1])
 

@@ -9,8 +9,16 @@ TEXTS = ('"Bemi"\nThe director of Bemi is Varo Tano.', '"Varo Tano"\nThe birthpl
 FOUND = json.dumps({"result": [[{"document": {"id": "1", "contents": TEXTS[1]}, "score": 2.0}]]}).encode()
 
 
+def passages(*contents):
+    """An answer with these contents."""
+    return json.dumps({"result": [[{"document": {"contents": text}} for text in contents]]}).encode()
+
+
 class Handler(BaseHTTPRequestHandler):
-    """Does what the server's script says of this request: an answer, a status, or nothing at all."""
+    """Does what the server's script says of this request: an answer, a status, words on the wire, or nothing at all.
+
+    Words are sent as they are, each after a pause, until the client has hung up.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -22,11 +30,25 @@ class Handler(BaseHTTPRequestHandler):
         if act in ("hang", "close"):
             self.close_connection = True
             return
+        if callable(act):
+            return self.speak(act())
         status, body = (act, b"no") if isinstance(act, int) else (200, act)
         self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def speak(self, words):
+        self.close_connection = True
+        for word in words:
+            try:
+                self.wfile.write(word)
+            except OSError:
+                return
+            if self.server.over.wait(self.server.pause):
+                return
 
     def log_message(self, *args):
         pass
@@ -37,6 +59,8 @@ class Misbehaving(ThreadingHTTPServer):
 
     request_queue_size = 128
     daemon_threads = True
+    pause = 0.05
+    """Seconds between two words."""
 
     def __init__(self, script):
         super().__init__(("127.0.0.1", 0), Handler)

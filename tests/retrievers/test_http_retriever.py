@@ -15,7 +15,9 @@ from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.retrievers.http import HttpRetriever, RetrievalError
 from a2tgpo.retrievers.server import RetrievalServer
 from a2tgpo.rollouts.trajectory import Split, StopReason
-from tests.helpers.misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving
+from a2tgpo.rollouts.transcripts import render
+from a2tgpo.system.errors import SettingError
+from tests.helpers.misbehaving_server import FOUND, TEXTS, Counting, FailsFirst, Misbehaving, passages
 from tests.helpers.shipped import corpus_bm25
 from tests.helpers.tiny_runs import SHIPPED, SMALL
 
@@ -80,6 +82,15 @@ def test_bare_documents_and_documents_without_id_are_read(retriever, item):
         assert retriever(server.url).search("Varo", 1) == ["a"]
 
 
+def test_no_more_than_the_best_passages_are_taken_and_blank_ones_are_passed_over(retriever):
+    many = [passages("a", "b", "c", "d"), passages("a", None, " ", "b"), b'{"result": [[null, {"text": ""}, "x"]]}']
+    with Misbehaving(lambda n: many[n]) as server:
+        client = retriever(server.url)
+        assert [client.search(query, 3) for query in "xy"] == [["a", "b", "c"], ["a", "b"]]
+        with pytest.raises(RetrievalError, match="expected"):
+            client.search("z", 3)
+
+
 def test_cache_returns_the_same_passages_without_asking(retriever):
     with Misbehaving(lambda n: FOUND) as server:
         client = retriever(server.url, cache_size=2)
@@ -105,7 +116,7 @@ def test_no_more_requests_than_allowed_are_under_way(retriever):
 # ---- A server that does not ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("act", [500, 503, "hang", "close"])
+@pytest.mark.parametrize("act", [408, 429, 500, 503, "hang", "close"])
 def test_a_passing_failure_is_tried_again(retriever, act):
     with Misbehaving(lambda n: act if n < 2 else FOUND) as server:
         assert retriever(server.url).search("Varo", 1) == [TEXTS[1]]
@@ -186,8 +197,8 @@ ONE_TRY = (
 )
 
 
-def played(composed, policy, url, *overrides):
-    """Three searches and an answer by each of 8 trajectories, over HTTP."""
+def played(composed, policy, url, *overrides, group_size=4):
+    """Three searches and an answer by each trajectory of two groups, over HTTP."""
     config = composed("experiment=a2tgpo", "data/retriever=http", f"data.retriever.url={url}", *overrides)
     data = instantiate(config.data.module, _convert_="all")
     task = data.tasks.split(Split.TRAIN)[0]
@@ -196,7 +207,7 @@ def played(composed, policy, url, *overrides):
         return [*(search_action(f"w {key[-2:]} {i}") for i in range(3)), answer_action(task.answers[0])]
 
     rollout = replace(data.rollout, engine=ScriptedEngine(script))
-    return rollout.run(policy, [(0, task), (1, task)], 4, (0,), greedy=False)
+    return rollout.run(policy, [(0, task), (1, task)], group_size, (0,), greedy=False)
 
 
 @pytest.mark.parametrize("act", [500, "hang", "close", b"<html>"])
@@ -222,9 +233,19 @@ def test_retries_hide_failures_that_pass(composed, random_policy):
 def test_a_server_that_is_gone_ends_episodes_but_loses_none(composed, random_policy):
     with Misbehaving(lambda n: FOUND) as server:
         pass
-    trajectories = played(composed, random_policy, server.url, *ONE_TRY)
-    assert [t.stop for t in trajectories] == [StopReason.TOOL_FAILURE] * 8
+    trajectories = played(composed, random_policy, server.url, *ONE_TRY, group_size=2)
+    assert [t.stop for t in trajectories] == [StopReason.TOOL_FAILURE] * 4
     assert all(t.metrics["tool_failures"] == len(t.turns) == 3 for t in trajectories)
+    assert f"search failed: RetrievalError: data.retriever.url={server.url}: ConnectError" in render(trajectories[0])
+
+
+@pytest.mark.parametrize("act", [404, 307, 500, b'{"result": [["a"]]}', b'{"result": [[]]}', b'{"result": [[null]]}'])
+def test_a_server_that_never_finds_anything_ends_the_run(composed, random_policy, act):
+    with Misbehaving(lambda n: act) as server, pytest.raises(SettingError) as error:
+        played(composed, random_policy, server.url, *ONE_TRY)
+    told = "data.environment.tools.search: none of its last 24 calls brought a result; expected some to. The last: "
+    why = "it found nothing" if act in (b'{"result": [[]]}', b'{"result": [[null]]}') else "RetrievalError: data.ret"
+    assert str(error.value).startswith(told + why)
 
 
 def test_training_goes_through_on_a_server_that_fails_every_second_request(composed, tmp_path, capsys):

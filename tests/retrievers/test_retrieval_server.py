@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from a2tgpo.retrievers.batching import Batcher
+from a2tgpo.retrievers.http import HttpRetriever
 from a2tgpo.retrievers.protocols import Passage
 from a2tgpo.retrievers.server import MAX_BODY, RetrievalServer
 from tests.helpers.shipped import corpus_bm25
@@ -153,6 +154,16 @@ def test_wrong_settings_are_named(bm25, name, value):
 
 
 # ---- Batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_listens_at_an_ipv6_address_too(bm25, client):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with RetrievalServer(bm25, **(OPTIONS | {"host": "::1"})) as server:
+        assert server.url.startswith("http://[::1]:")
+        assert HttpRetriever(server.url, "search_r1", 5.0, 5.0, 0, 1, 0).search("Varo", 1) == bm25.search("Varo", 1)
 
 
 def test_requests_that_wait_together_are_searched_together():

@@ -1,8 +1,10 @@
 """An environment that raises or hangs costs its own trajectory: counted, shown, and bounded by a share."""
 
+import math
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.scoring.batch import collate
 from a2tgpo.system.errors import SettingError
 from tests.helpers.loops import loop
 from tests.helpers.tiny_runs import fit
@@ -112,12 +115,41 @@ def test_limits_that_cannot_hold_are_refused(name, value):
         rollout("", None, **{{"episode_timeout": "timeout", "max_failed_share": "share"}[name]: value})
 
 
-@pytest.mark.parametrize("outcomes", [[1.0], [1.0, float("nan"), 0.0], [1.0, float("inf"), 0.0]])
-def test_a_reward_that_is_no_number_for_each_is_refused(random_policy, outcomes):
+def judged(outcomes):
     engine = ScriptedEngine(lambda key: ["<search> a</search>"] * 2)
-    judged = loop(engine, lambda t: Fragile(t, "", None), reward=lambda trajectories: outcomes)
-    with pytest.raises(ValueError, match=r"data\.reward: .* expected one finite number each"):
-        judged.run(random_policy, PROMPTS, 1, KEY, greedy=False)
+    return loop(engine, lambda t: Fragile(t, "", None), reward=lambda trajectories: outcomes)
+
+
+NO_NUMBERS = [math.nan, -math.inf, None, "good", [1.0], 10**400]
+
+
+@pytest.mark.parametrize("outcome", NO_NUMBERS)
+def test_an_outcome_that_is_no_finite_number_is_refused_with_its_task(random_policy, outcome):
+    with pytest.raises(SettingError, match=r"^data\.reward: outcome of task bad=.*: expected a finite number$"):
+        judged([1.0, outcome, 0.0]).run(random_policy, PROMPTS, 1, KEY, greedy=False)
+
+
+def test_an_outcome_a_trajectory(random_policy):
+    with pytest.raises(ValueError, match=r"^data\.reward: 1 outcomes for 3 trajectories; expected one each"):
+        judged([1.0]).run(random_policy, PROMPTS, 1, KEY, greedy=False)
+
+
+def test_whole_numbers_and_truths_become_floats(random_policy):
+    played = judged([1, True, np.float32(0.5)]).run(random_policy, PROMPTS, 1, KEY, greedy=False)
+    assert [(type(t.outcome), t.outcome) for t in played] == [(float, 1.0), (float, 1.0), (float, 0.5)]
+    assert collate(played, random_policy.pad_id).outcome.dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_a_metric_that_is_no_finite_number_is_refused_with_its_task(random_policy, value):
+    @dataclass
+    class Judged(Fragile):
+        def finish(self, stop):
+            return {"success": 1, "style": value if self.task.task_id == "bad" else 0.5}
+
+    rollout = loop(ScriptedEngine(lambda key: ["<search> a</search>"] * 2), lambda task: Judged(task, "", None))
+    with pytest.raises(SettingError, match=r"^data\.environment: metrics of task bad: style=.*: expected a finite num"):
+        rollout.run(random_policy, PROMPTS, 1, KEY, greedy=False)
 
 
 def test_training_goes_on_with_groups_of_unequal_size(composed, monkeypatch):

@@ -11,9 +11,11 @@ from tokenizers.processors import TemplateProcessing
 
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.retrievers.bm25 import BM25Retriever
+from a2tgpo.rollouts.loop import ToolHealth
 from a2tgpo.rollouts.protocols import Completion, StepResult
-from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task, Trajectory, Turn
 from a2tgpo.scoring.batch import collate
+from a2tgpo.system.errors import SettingError
 from tests.helpers.episodes import search_qa as search_environment
 from tests.helpers.loops import loop
 from tests.helpers.shipped import text_tags
@@ -308,7 +310,35 @@ def test_no_more_sessions_are_open_than_allowed(random_policy):
         assert (engine.now, engine.most) == (0, most)
 
 
-def test_a_tool_that_always_fails_is_counted_and_ends_no_run(random_policy):
-    played, _ = play(random_policy, [SEARCH] * 2, group_size=16, environment=search_qa(Broken()))
-    assert [t.stop for t in played] == [StopReason.TOOL_FAILURE] * 16
-    assert sum(t.metrics["tool_failures"] for t in played) == 32
+def test_a_tool_that_fails_is_counted_and_told_of_and_ends_the_run_once_it_never_worked(random_policy, caplog):
+    rollout = loop(ScriptedEngine(lambda key: [SEARCH] * 2), search_qa(Broken()))
+    played = rollout.run(random_policy, PROMPTS[:1], 7, KEY, greedy=False)
+    assert [t.stop for t in played] == [StopReason.TOOL_FAILURE] * 7
+    assert sum(t.metrics["tool_failures"] for t in played) == 14
+    assert "data.environment.tools.search: 14 of 14 calls failed; the last: RuntimeError: down" in caplog.text
+    with pytest.raises(
+        SettingError, match=r"tools\.search: none of its last 16 calls .* The last: RuntimeError: down$"
+    ):
+        rollout.run(random_policy, PROMPTS[:1], 1, KEY, greedy=False)
+
+
+def called(tool, result):
+    """An episode of one call."""
+    turn = Turn((1,), (0.0,), (2,), calls=(Call(tool, result, "because"),))
+    return Trajectory(Task("t", "q", ("a",)), 0, 0, (1,), (turn,), 0.0, StopReason.MAX_TURNS)
+
+
+def test_one_call_that_works_is_enough_for_its_tool_and_no_other():
+    failed, others = [called("search", CallResult.FAILED)] * 20, [called("other", CallResult.FOUND)] * 20
+    ToolHealth().count([*failed, *others, called("search", CallResult.FOUND)])
+    with pytest.raises(SettingError, match=r"tools\.search: none of its last 20 calls brought a result.*: because$"):
+        ToolHealth().count([*failed, *others])
+
+
+@pytest.mark.parametrize("result", [CallResult.FOUND, CallResult.REFUSED])
+def test_a_tool_that_did_its_work_once_starts_anew(result):
+    health = ToolHealth()
+    for done in (CallResult.FAILED, result, CallResult.EMPTY):
+        health.count([called("search", done)] * 15)
+    with pytest.raises(SettingError, match="none of its last 16"):
+        health.count([called("search", CallResult.FAILED)])

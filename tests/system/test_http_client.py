@@ -1,13 +1,11 @@
 """The client of all servers: time limits, kinds of failure, kept connections, and how long it goes on trying."""
 
 import json
-import socket
-import threading
 import time
 
 import pytest
 
-from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavailable
+from a2tgpo.system.http_client import MAX_ANSWER, HttpClient, Refused, RetryBudget, Unavailable
 from tests.helpers.misbehaving_server import FOUND, Misbehaving
 
 
@@ -25,36 +23,41 @@ def client():
         one.close()
 
 
-@pytest.fixture
-def dripping():
-    """Address of a server that sends a byte of its answer every 0.05 seconds, for ten seconds."""
-    listening, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
-
-    def drip():
-        connection, _ = listening.accept()
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n")
-        for _ in range(200):
-            if over.wait(0.05):
-                break
-            try:
-                connection.sendall(b"x")
-            except OSError:  # the client has hung up
-                break
-        connection.close()
-
-    thread = threading.Thread(target=drip)
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    over.set()
-    thread.join()
-    listening.close()
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 
-def test_an_answer_that_drips_is_given_up_in_time(client, dripping):
-    start = time.monotonic()
-    with pytest.raises(Unavailable, match=r"^/slow: no answer within 0\.5 seconds"):
-        client(dripping).post("/slow", {})
-    assert time.monotonic() - start < 1.5
+@pytest.mark.parametrize("words", [[HEAD % 200, *[b"x"] * 200], [b"HTTP/1.1 200 OK\r\n", b"x-slow: ", *[b"x"] * 200]])
+def test_an_answer_that_drips_is_given_up_in_time_in_its_head_too(client, words):
+    with Misbehaving(lambda n: lambda: words) as server:
+        start = time.monotonic()
+        with pytest.raises(Unavailable, match=r"^/slow: no answer within 0\.5 seconds"):
+            client(server.url).post("/slow", {})
+        assert time.monotonic() - start < 1.5
+
+
+def test_of_a_huge_answer_only_the_beginning_is_read(client):
+    sent = []
+
+    def words():
+        yield HEAD % (100 << 20)
+        for _ in range(100):
+            sent.append(1)
+            yield b"x" * (1 << 20)
+
+    with Misbehaving(lambda n: words) as server:
+        server.pause = 0.0
+        with pytest.raises(Refused, match=rf"was answered with more than {MAX_ANSWER} bytes: 'x+'$") as error:
+            client(server.url, timeout=20.0).post("", {})
+    assert len(str(error.value)) < 500 and len(sent) < 50
+
+
+def test_fields_of_an_answer_are_read_or_missed(client):
+    with Misbehaving(lambda n: [b'{"a": {"b": 1}}', b'{"a": null}', b"[1]", b"late"][n]) as server:
+        asked = client(server.url)
+        assert asked.post("", {}, "a", "b") == 1
+        for found in (r"\{'a': None\}", r"\[1\]", "late"):
+            with pytest.raises(Unavailable, match=rf"expected an answer with a\.b, found {found}$"):
+                asked.post("", {}, "a", "b")
 
 
 def test_one_request_may_have_less_time(client):
@@ -72,7 +75,13 @@ def test_a_busy_or_broken_server_may_answer_later(client, act):
     assert error.value.status == act
 
 
-@pytest.mark.parametrize("act", [301, 400, 404, 422])
+@pytest.mark.parametrize("act", [301, 307, 308])
+def test_a_redirect_says_where_it_leads(client, act):
+    with Misbehaving(lambda n: act) as server, pytest.raises(Refused, match=rf"with status {act} → /elsewhere: 'no'$"):
+        client(server.url).post("", {})
+
+
+@pytest.mark.parametrize("act", [400, 404, 422])
 def test_a_refusal_names_the_server_and_what_it_said(client, act):
     with Misbehaving(lambda n: act) as server, pytest.raises(Refused) as error:
         client(server.url).post("", {})
@@ -80,7 +89,7 @@ def test_a_refusal_names_the_server_and_what_it_said(client, act):
     assert (error.value.status, str(error.value)) == (act, expected)
 
 
-@pytest.mark.parametrize("act", ["close", b'{"result": [', b"[1, 2"])
+@pytest.mark.parametrize("act", ["close", b'{"result": [', b"[1, 2", '{"result": ["é"]}'.encode("latin-1")])
 def test_an_answer_that_is_cut_off_may_come_whole_later(client, act):
     with Misbehaving(lambda n: act) as server, pytest.raises(Unavailable, match=r"disconnected|cut off"):
         client(server.url).post("", {})

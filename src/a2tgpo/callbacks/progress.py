@@ -1,19 +1,20 @@
 """What a person sees while it trains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 
+from a2tgpo.callbacks.nothing_learned import nothing_learned
 from a2tgpo.callbacks.protocols import ObservedLearner
 
 
 class TrainingProgress(Callback):
-    """A bar over iterations with the phase under way and the numbers that matter; without a terminal, a plain line
-    every `every` iterations and after each validation."""
+    """A line every `every` iterations, and for each iteration that taught nothing; on a terminal also a bar over
+    iterations with the phase under way. A line of a run without trouble has 80 columns at most."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -21,53 +22,69 @@ class TrainingProgress(Callback):
         self.bar: Progress | None = None
         self.validated = ""
 
-    def on_train_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
-        """Draw the bar."""
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: ObservedLearner, checkpoint: Mapping[str, Any]) -> None:
+        """Say where a resumed run goes on."""
+        if trainer.state.fn == "fit":
+            done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            self._say(trainer, f"resumed after {done} of {trainer.max_epochs} iterations, from {trainer.ckpt_path}")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
+        """Draw the bar: the first rollout follows."""
         if not trainer.is_global_zero or not self.console.is_terminal:
             return
-        self.bar = Progress(
-            TextColumn("{task.fields[phase]:<10}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-            console=self.console,
-            expand=True,
-        )
-        self.bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch, phase="")
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.bar = Progress(TextColumn("{task.fields[phase]:<10}"), *columns, console=self.console, expand=True)
+        self.bar.add_task("", total=trainer.max_epochs, phase="starting")
         self.bar.start()
         pl_module.phases.on_start = lambda phase: self._update(phase=phase)
 
+    def on_train_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
+        """Begin where an earlier part of the run ended."""
+        self._update(completed=trainer.current_epoch)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
+        """Say where everything will be, and what the first thing is that takes time."""
+        if trainer.state.fn == "validate":
+            self._say(trainer, f"run directory: {trainer.default_root_dir}")
+            self._say(trainer, "start: validation of the initial policy …")
+
     def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
-        """Keep the newest validation figure in sight."""
-        self.validated = f"val success {float(trainer.callback_metrics['val/success']):.3f}"
-        if trainer.state.fn == "validate" and trainer.is_global_zero:
-            self.console.print(f"run directory: {trainer.default_root_dir}", soft_wrap=True)
-            self.console.print(f"start: {self.validated}")
+        """Keep the newest validation figure in sight, and how old it is."""
+        at_start = trainer.state.fn == "validate"
+        success = float(trainer.callback_metrics["val/success"])
+        self.validated = f"val {success:.3f} at {0 if at_start else trainer.current_epoch + 1}  "
+        if at_start:
+            self._say(trainer, f"start: val success {success:.3f}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Move on by one iteration."""
         iteration, m = trainer.current_epoch + 1, pl_module.metrics
         line = (
-            f"{self.validated}  train success {m['train/success']:.3f}  reward {m['train/reward']:+.2f}  "
-            f"turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.3f}"
+            f"{iteration}/{trainer.max_epochs}  train {m['train/success']:.3f}  {self.validated}"
+            f"reward {m['train/reward']:+.2f}  turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.1%}"
         )
         if failures := m.get("train/tool_failures"):
             line += f"  failed calls {failures:.2f}"
         if lost := m["train/failed_episodes"]:
             line += f"  failed episodes {lost:.1%}"
-        if self.bar is not None:
-            self._update(description=line, completed=iteration)
-        elif trainer.is_global_zero and (iteration % self.every == 0 or iteration == trainer.max_epochs):
-            seconds = sum(pl_module.phases.seconds.values())
-            self.console.print(f"iteration {iteration}/{trainer.max_epochs}  {line}  {seconds:.0f} s", soft_wrap=True)
+        if skipped := m["update/skipped_steps"]:
+            line += f"  skipped steps {skipped:g}"
+        line += f"  {sum(pl_module.phases.seconds.values()):.0f} s"
+        if reason := nothing_learned(m):
+            line += f"  nothing learned: {reason}"
+        self._update(completed=iteration)
+        if reason or iteration % self.every == 0 or iteration == trainer.max_epochs:
+            self._say(trainer, line)
+
+    def _say(self, trainer: Trainer, line: str) -> None:
+        if trainer.is_global_zero:
+            self.console.print(line, soft_wrap=True, highlight=False)
 
     def _update(self, **fields: Any) -> None:
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], **fields)
 
-    def on_train_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Leave the terminal tidy."""
         if self.bar is not None:
             self.bar.stop()
@@ -75,8 +92,7 @@ class TrainingProgress(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: ObservedLearner, exception: BaseException) -> None:
         """Leave the terminal tidy and say how to go on."""
-        self.on_train_end(trainer, pl_module)
-        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | SIGTERMException):
+        self.on_fit_end(trainer, pl_module)
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             last = f"{trainer.default_root_dir}/checkpoints/last.ckpt"
-            line = f"interrupted after {trainer.current_epoch} iterations; to go on, add ckpt_path={last}"
-            self.console.print(line, soft_wrap=True)
+            self._say(trainer, f"interrupted after {trainer.current_epoch} iterations; to go on, add ckpt_path={last}")

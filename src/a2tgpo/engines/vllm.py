@@ -1,10 +1,11 @@
 """Sampling from a server that speaks the completions protocol of OpenAI with vLLM's token ids."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from a2tgpo.engines.weight_sync.protocols import WeightSync
 from a2tgpo.engines.weight_sync.weights import Served, weights_mark, whole_weights
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Sampling
+from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.distributed import gather, rank_and_world_size
-from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavailable
+from a2tgpo.system.http_client import SHOWN, HttpClient, Refused, RetryBudget, Unavailable
 
 DELAYS = (0.25, 8.0)  # seconds between two tries: doubled from the first to the longest
 
@@ -47,7 +49,7 @@ class VllmEngine:
         self.max_staleness, self.patience = max_staleness, patience
         self.staleness = 0
         """Iterations, of several optimizer steps each, that the served weights lag behind the policy."""
-        self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="completions")
+        self._threads = DaemonThreads(max_concurrency, "completions")
         self._policy: Policy | None = None
         self._served: Served | None = None
         self._mark: int | None = None
@@ -120,7 +122,7 @@ class VllmEngine:
         body, budget = self._request(session, sampling), RetryBudget(self.patience, *DELAYS)
         while True:
             try:
-                completion = await asyncio.get_running_loop().run_in_executor(self._threads, self._complete, body)
+                completion = await asyncio.wrap_future(self._threads.submit(partial(self._complete, body)))
                 break
             except Unavailable as error:
                 await asyncio.sleep(self._pause(budget, error))
@@ -156,10 +158,10 @@ class VllmEngine:
         """One try, in a thread. After a failure nobody samples before the server is known to have the weights."""
         self._make_sure()
         try:
-            answer = self.server.post("/v1/completions", {"model": self._served.model, **body})
-            if not isinstance(answer, dict) or not answer.get("choices"):  # a gateway speaks in the server's place
-                raise Unavailable(f"no completion: {str(answer)[:300]}")
-            return self._read(answer["choices"][0])
+            choices = self.server.post("/v1/completions", {"model": self._served.model, **body}, "choices")
+            if not isinstance(choices, list) or not choices:  # a gateway speaks in the server's place
+                raise Unavailable(f"no completion: {str(choices)[:SHOWN]}")
+            return self._read(choices[0], body["max_tokens"])
         except Unavailable:
             self._weights_stale = True
             raise
@@ -181,18 +183,28 @@ class VllmEngine:
         finally:
             self._lock.release()
 
-    def _read(self, choice: dict[str, Any]) -> Completion:
-        if choice["finish_reason"] not in ("stop", "length"):
-            raise Unavailable(f"the server ended a completion with {choice['finish_reason']!r}")
-        ids, logprobs = choice.get("token_ids"), (choice["logprobs"] or {}).get("token_logprobs")
-        if not ids or not logprobs or len(ids) != len(logprobs):
-            raise ValueError(
-                f"data.engine.url={self.server.url}: completions without token ids and log-probs; "
-                "expected a server that knows return_token_ids, such as vLLM"
-            )
-        ended = ids[-1] in self._policy.end_ids
-        finish = "eos" if ended else choice["finish_reason"]
-        return Completion(tuple(ids), tuple(logprobs), finish)
+    def _read(self, choice: Any, max_tokens: int) -> Completion:
+        try:
+            finish, ids = choice["finish_reason"], tuple(choice["token_ids"] or ())
+            logprobs = tuple(choice["logprobs"]["token_logprobs"])
+        except (KeyError, TypeError) as error:
+            raise self._no_tokens(choice) from error
+        if finish not in ("stop", "length"):
+            raise Unavailable(f"the server ended a completion with {finish!r}")
+        known = range(self._policy.model.get_input_embeddings().num_embeddings)
+        if not (
+            1 <= len(ids) == len(logprobs) <= max_tokens
+            and all(type(i) is int and i in known for i in ids)
+            and all(type(p) in (float, int) and math.isfinite(p) for p in logprobs)
+        ):
+            raise self._no_tokens(choice)
+        return Completion(ids, logprobs, "eos" if ids[-1] in self._policy.end_ids else finish)
+
+    def _no_tokens(self, choice: Any) -> ValueError:
+        return ValueError(
+            f"data.engine.url={self.server.url}: a completion without the policy's token ids and finite log-probs, "
+            f"{str(choice)[:SHOWN]}; expected a server that knows return_token_ids, such as vLLM"
+        )
 
 
 def request_seed(key: tuple[int, ...]) -> int:

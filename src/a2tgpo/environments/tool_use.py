@@ -12,7 +12,7 @@ from a2tgpo.environments.protocols import Action, Dialect, Judge, Tool, ToolCall
 from a2tgpo.environments.tools.calling import call_with_timeout
 from a2tgpo.environments.tools.schema import ToolFunction, read_tool
 from a2tgpo.rollouts.protocols import Chat, StepResult
-from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task
 from a2tgpo.system.errors import SettingError
 
 
@@ -21,9 +21,10 @@ class ToolUse:
     """One episode: up to `max_calls` tool calls, then an answer.
 
     `tools` maps the name that the policy uses to a typed function, which returns a text or a list of passages. A call
-    that raises or takes longer than `tool_timeout` seconds becomes an observation that says so; after
-    `max_tool_failures` of them the episode ends. Texts and passages that calls bring are pieces: a call is useful where
-    it brings a piece of the task's evidence for the first time. `judge` says how good the answer is.
+    that raises or takes longer than `tool_timeout` seconds becomes an observation that says so, in the words of a
+    ToolError or else in one short sentence; after `max_tool_failures` of them the episode ends. Texts and passages that
+    calls bring are pieces: a call is useful where it brings a piece of the task's evidence for the first time. `judge`
+    says how good the answer is.
 
     Raises SettingError where a setting cannot work, or a tool raises one.
     """
@@ -93,17 +94,17 @@ class ToolUse:
 
     def _call_all(self, action: Action) -> StepResult:
         before = self._useful
-        texts, found = zip(*map(self._call, action.calls), strict=True)
-        succeeded = [pieces for pieces in found if pieces is not None]
+        texts, calls = zip(*map(self._call, action.calls), strict=True)
+        succeeded = any(call.result in (CallResult.FOUND, CallResult.EMPTY) for call in calls)
         return StepResult(
             self.dialect.observe(texts, self._schemas),
             stop=StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None,
             useful=self._useful > before if self.task.evidence and succeeded else None,
-            empty=bool(succeeded) and not any(succeeded),
+            calls=calls,
         )
 
-    def _call(self, call: ToolCall) -> tuple[str, Sequence[str] | None]:
-        """The result as text, and the pieces it brings; None where the call failed."""
+    def _call(self, call: ToolCall) -> tuple[str, Call]:
+        """The result as text, and how the call went."""
         self._calls += 1
         called = self._functions[call.name]
         try:
@@ -112,21 +113,22 @@ class ToolUse:
         except SettingError:
             raise
         except ToolError as error:
-            why = str(error)
-        except TimeoutError:
-            why = f"no answer within {self.tool_timeout:g} seconds"
-        except Exception as error:  # whatever a user's tool raises is news for the policy, and counted
-            why = f"{type(error).__name__}: {error}"
+            told, failed = f"The {call.name} failed: {error}.", Call(call.name, CallResult.REFUSED, str(error))
+        except Exception as error:  # whatever a user's tool raises is counted, and told to those who watch the run
+            late = f"no answer within data.environment.tool_timeout={self.tool_timeout:g} seconds"
+            why = late if isinstance(error, TimeoutError) and not str(error) else f"{type(error).__name__}: {error}"
+            told, failed = f"The {call.name} failed.", Call(call.name, CallResult.FAILED, why)
         else:
             return self._take(call.name, result)
         self._failures += 1
-        return f"The {call.name} failed: {why}.", None
+        return told, failed
 
-    def _take(self, name: str, result: str | Sequence[str]) -> tuple[str, Sequence[str]]:
+    def _take(self, name: str, result: str | Sequence[str]) -> tuple[str, Call]:
         pieces = [result] if isinstance(result, str) else result
         if not isinstance(pieces, list | tuple) or not all(isinstance(piece, str) for piece in pieces):
             key = f"data.environment.tools.{name}"
             raise SettingError(f"{key}: it returned {result!r}; expected a text or a list of texts")
         self._useful += bool(set(pieces) & set(self.task.evidence) - self._seen)
         self._seen |= set(pieces)
-        return result if isinstance(result, str) else self.dialect.layout(pieces), pieces
+        text = result if isinstance(result, str) else self.dialect.layout(pieces)
+        return text, Call(name, CallResult.FOUND) if pieces else Call(name, CallResult.EMPTY, "it found nothing")

@@ -10,6 +10,8 @@ from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavaila
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0
 """Seconds before the first retry, doubled for each one after it up to the longest."""
+MAX_PASSAGE = 1 << 16
+"""Characters of a passage that are taken: what a server sends beyond is neither kept nor read."""
 LEAST_TIMEOUT = 1e-3
 """Seconds of a request that comes when the time of its search is up."""
 
@@ -24,8 +26,8 @@ class HttpRetriever:
     What may pass (`Unavailable`: a server error, a connection that is refused or lost, a time-out) is tried again up to
     `retries` times, each after a longer pause; `total_timeout` bounds the seconds of one search with all of this,
     `timeout` those of one request. Keep `total_timeout` below the environment's limit, or the environment gives up
-    first. At most `max_concurrent` requests are under way; the last `cache_size` answers are kept. Proxy settings of
-    the machine are not used.
+    first. At most `max_concurrent` requests are under way; the last `cache_size` answers are kept, of each passage
+    MAX_PASSAGE characters. Proxy settings of the machine are not used.
     """
 
     def __init__(
@@ -71,8 +73,8 @@ class HttpRetriever:
         budget = RetryBudget(self._total_timeout, FIRST_DELAY, LONGEST_DELAY, self._retries, since=time.monotonic())
         while True:
             try:
-                answer = self._server.post("", body, min(self._server.timeout, max(budget.left, LEAST_TIMEOUT)))
-                return self._read(answer)
+                answer = self._server.post("", body, timeout=min(self._server.timeout, max(budget.left, LEAST_TIMEOUT)))
+                return self._read(answer)[:topk]
             except Refused as error:
                 raise RetrievalError(str(error)) from error
             except Unavailable as error:
@@ -88,7 +90,8 @@ class HttpRetriever:
             (found,) = answer["result"]
             if not isinstance(found, list):
                 raise TypeError(f"{found!r} is no list")
-            return tuple(read_contents(_document(item)) for item in found)
+            documents = [document for document in map(_document, found) if not _is_blank(document)]
+            return tuple(read_contents(document)[:MAX_PASSAGE] for document in documents)
         except (ValueError, KeyError, TypeError) as error:
             shown = json.dumps(answer, ensure_ascii=False)[:80]
             raise RetrievalError(
@@ -99,3 +102,11 @@ class HttpRetriever:
 
 def _document(item: Any) -> Any:
     return item["document"] if isinstance(item, dict) and "document" in item else item
+
+
+def _is_blank(document: Any) -> bool:
+    """A passage without a word, as indexes with gaps return it: it is passed over."""
+    if not isinstance(document, dict):
+        return document is None
+    text = document.get("contents", document.get("text", "no such field"))
+    return text is None or (isinstance(text, str) and not text.strip())

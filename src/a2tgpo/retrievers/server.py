@@ -143,6 +143,7 @@ class RetrievalServer(ThreadingHTTPServer):
             if not low <= value <= high:
                 raise ValueError(f"{name}={value}: expected {low} <= {name} <= {high}")
         self.topk = topk
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._connections: set[socket.socket] = set()
         super().__init__((host, port), _Handler)
         self.batcher = Batcher(retriever, window, max_batch)
@@ -150,7 +151,8 @@ class RetrievalServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where searches are asked for."""
-        return f"http://{self.server_address[0]}:{self.server_address[1]}/retrieve"
+        host, port = self.server_address[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/retrieve"
 
     def __enter__(self) -> "RetrievalServer":
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, name="accept").start()

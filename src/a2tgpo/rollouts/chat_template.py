@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Chat
 
+LONGEST_TOKEN = 64
+"""Characters of a text that stand behind a token at most, on average: what goes beyond is not even encoded."""
+
 _QUESTION, _ACTION, _RESULT = "slot-question", "slot-action", "slot-result-{}-"
 _log = logging.getLogger(__name__)
 
@@ -52,8 +55,8 @@ def encode_quoting(
     return tuple(ids), offsets
 
 
-def encode_observation(policy: Policy, observation: str | Chat, closed: bool) -> tuple[int, ...]:
-    """The ids of a tool result, to be appended to an action.
+def encode_observation(policy: Policy, observation: str | Chat, closed: bool, max_tokens: int) -> tuple[int, ...]:
+    """The first `max_tokens` ids of a tool result, to be appended to an action.
 
     A text is encoded on its own. Messages are what the template writes between the action before them and the next
     one: the action's end token (left out where it is `closed`, so has sampled its own), the results, and the opening
@@ -61,7 +64,7 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool) ->
     cannot close its message.
     """
     if isinstance(observation, str):
-        return _plain(policy.tokenizer, observation)
+        return _first(policy.tokenizer, observation, max_tokens)
     slots = [_RESULT.format(i) for i in range(len(observation.messages))]
     before = ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ACTION})
     empty = tuple({**message, "content": slot} for message, slot in zip(observation.messages, slots, strict=True))
@@ -75,8 +78,8 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool) ->
         if not found:
             raise ValueError("model.policy.path: its chat template leaves tool results out; expected one with tools")
         ids += policy.tokenizer(frame, add_special_tokens=False).input_ids
-        ids += _plain(policy.tokenizer, message["content"])
-    return (*ids, *policy.tokenizer(text, add_special_tokens=False).input_ids)
+        ids += _first(policy.tokenizer, message["content"], max_tokens)
+    return (*ids, *policy.tokenizer(text, add_special_tokens=False).input_ids)[:max_tokens]
 
 
 @lru_cache(maxsize=8)
@@ -94,6 +97,10 @@ def _frame(tokenizer: PreTrainedTokenizerBase, prompt: str | Chat, question: str
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
+def _first(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> tuple[int, ...]:
+    return _plain(tokenizer, text[: max_tokens * LONGEST_TOKEN])[:max_tokens]
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], chat: Chat) -> str:

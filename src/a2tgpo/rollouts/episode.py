@@ -14,7 +14,7 @@ from a2tgpo.rollouts.start import Start
 from a2tgpo.rollouts.thinking import only_quoted, opened_thought
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 from a2tgpo.system.daemon_threads import DaemonThreads
-from a2tgpo.system.errors import SettingError
+from a2tgpo.system.errors import SettingError, finite
 
 Result = TypeVar("Result")
 _THREADS = DaemonThreads(64, "environment")
@@ -120,7 +120,7 @@ class Episode:
             )
         for turn in self.start.turns:
             result = await self._step(self._opened_thought() + turn.action_text)
-            observation = self._encode(result, turn.action_ids)[: len(turn.observation_ids)]
+            observation = self._encode(result, turn.action_ids, len(turn.observation_ids))
             if observation != turn.observation_ids:
                 raise SettingError(
                     f"data.environment.deterministic: task {self.start.task.task_id}: turn {len(self._turns) + 1} "
@@ -141,9 +141,9 @@ class Episode:
         result, self._state = await self._ask(lambda: (self.environment.step(action), self.environment.state()))
         return result
 
-    def _encode(self, result: StepResult, action_ids: Sequence[int]) -> tuple[int, ...]:
+    def _encode(self, result: StepResult, action_ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
         closed = not self._policy.end_ids.isdisjoint(action_ids[-1:])
-        return encode_observation(self._policy, result.observation, closed) if result.observation else ()
+        return encode_observation(self._policy, result.observation, closed, max_tokens) if result.observation else ()
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -165,9 +165,9 @@ class Episode:
         engine.close(session)
         metrics = await self._ask(lambda: self.environment.finish(stop))
         start = self.start
-        return Trajectory(
-            start.task, start.group, start.sample, self.prompt_ids, tuple(self._turns), 0.0, stop, dict(metrics)
-        )
+        key = f"data.environment: metrics of task {start.task.task_id}"
+        read = {name: finite(f"{key}: {name}", value) for name, value in metrics.items()}
+        return Trajectory(start.task, start.group, start.sample, self.prompt_ids, tuple(self._turns), 0.0, stop, read)
 
     async def _turn(
         self, engine: Engine, session: object, new_ids: Sequence[int], left: int, greedy: bool
@@ -182,13 +182,12 @@ class Episode:
             result = StepResult(stop=StopReason.MAX_TOKENS)
         else:
             result = await self._step(opened + text)
-        observation_ids = self._encode(result, action.ids)
-        if result.stop is None and not observation_ids:
+        if result.stop is None and not result.observation:
             raise SettingError(
                 f"task {self.start.task.task_id}: the environment gave neither an observation nor a stop reason; "
                 "expected one"
             )
-        read_ids = observation_ids[: left - len(action.ids)]
+        read_ids = self._encode(result, action.ids, left - len(action.ids))
         turn = Turn(
             action.ids,
             action.logprobs,
@@ -196,7 +195,7 @@ class Episode:
             text,
             self._policy.decode(read_ids),
             result.useful,
-            result.empty,
+            result.calls,
             state,
         )
         return turn, result.stop

@@ -5,32 +5,52 @@ Who is played together, what is read once, what is lost; one episode's turns are
 
 import asyncio
 import logging
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
 from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
-from a2tgpo.rollouts.trajectory import Task, Trajectory
-from a2tgpo.system.errors import SettingError
+from a2tgpo.rollouts.trajectory import Call, CallResult, Task, Trajectory
+from a2tgpo.system.errors import SettingError, finite
 
 ENOUGH_CALLS = 16
-"""So many tool calls without a single result are no coincidence."""
+"""So many calls of a tool without a single result are no coincidence."""
 
 _log = logging.getLogger(__name__)
 
 
-def require_results(trajectories: Sequence[Trajectory]) -> None:
-    """Raises SettingError where all of at least `ENOUGH_CALLS` tool calls found nothing."""
-    calls = [turn for trajectory in trajectories for turn in trajectory.turns if turn.is_process]
-    if len(calls) >= ENOUGH_CALLS and all(turn.empty for turn in calls):
-        raise SettingError(
-            f"data.retriever: none of {len(calls)} searches of a rollout set returned a passage; expected some to. "
-            f"The last said: {calls[-1].observation_text}"
-        )
+class ToolHealth:
+    """Tells a tool that is broken from one that fails now and then, over all rollout sets of a process."""
+
+    def __init__(self) -> None:
+        self._in_vain: Counter[str] = Counter()
+        """Calls of each tool since it last did its work."""
+
+    def count(self, trajectories: Sequence[Trajectory]) -> None:
+        """Log how many calls of each tool failed.
+
+        Raises SettingError where a tool has not done its work in the last `ENOUGH_CALLS` calls or more. To refuse a
+        call in words for the policy is its work too; to find nothing is not.
+        """
+        by_tool: dict[str, list[Call]] = {}
+        for call in (call for trajectory in trajectories for turn in trajectory.turns for call in turn.calls):
+            by_tool.setdefault(call.tool, []).append(call)
+        for tool, calls in by_tool.items():
+            in_vain = [call for call in calls if call.result in (CallResult.EMPTY, CallResult.FAILED)]
+            failed = [call for call in calls if call.result is CallResult.FAILED]
+            self._in_vain[tool] = self._in_vain[tool] + len(calls) if len(in_vain) == len(calls) else 0
+            if self._in_vain[tool] >= ENOUGH_CALLS:
+                raise SettingError(
+                    f"data.environment.tools.{tool}: none of its last {self._in_vain[tool]} calls brought a result; "
+                    f"expected some to. The last: {in_vain[-1].why}"
+                )
+            if failed:
+                told = (tool, len(failed), len(calls), failed[-1].why)
+                _log.warning("data.environment.tools.%s: %d of %d calls failed; the last: %s", *told)
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,7 @@ class Rollout:
     max_sessions: int
     episode_timeout: float
     max_failed_share: float
+    tools: ToolHealth = field(default_factory=ToolHealth, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("max_prompt_tokens", "max_response_tokens", "max_action_tokens", "max_sessions"):
@@ -75,7 +96,7 @@ class Rollout:
         """Play `group_size` episodes for each (group index, task), in that order, less those that failed.
 
         `key` keys the sampling noise. Raises ValueError where the token limits exceed what the model was made for, a
-        prompt is too long, no call of many found anything, too many episodes failed, or an outcome is no number.
+        prompt is too long, a tool brought nothing in many calls, too many episodes failed, or an outcome is no number.
         """
         return asyncio.run(self.run_async(policy, prompts, group_size, key, greedy))
 
@@ -149,7 +170,7 @@ class Rollout:
         failures = [episode.failure for episode in episodes if episode.failure is not None]
         self._count(failures, len(episodes))
         trajectories = [trajectory for trajectory in played if trajectory is not None]
-        require_results(trajectories)
+        self.tools.count(trajectories)
         rewarded = iter(self._rewarded(trajectories))
         return [trajectory and next(rewarded) for trajectory in played]
 
@@ -239,12 +260,14 @@ class Rollout:
 
     def _rewarded(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         outcomes = list(self.reward(trajectories))
-        if len(outcomes) != len(trajectories) or not all(math.isfinite(outcome) for outcome in outcomes):
+        if len(outcomes) != len(trajectories):
             raise ValueError(
-                f"data.reward: {len(outcomes)} outcomes for {len(trajectories)} trajectories, "
-                f"{sum(not math.isfinite(outcome) for outcome in outcomes)} not finite; expected one finite number each"
+                f"data.reward: {len(outcomes)} outcomes for {len(trajectories)} trajectories; expected one each"
             )
-        return [replace(t, outcome=float(outcome)) for t, outcome in zip(trajectories, outcomes, strict=True)]
+        return [
+            replace(t, outcome=finite(f"data.reward: outcome of task {t.task.task_id}", outcome))
+            for t, outcome in zip(trajectories, outcomes, strict=True)
+        ]
 
 
 def _context(trajectory: Trajectory, n_turns: int) -> tuple:

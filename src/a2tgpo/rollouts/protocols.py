@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from a2tgpo.rollouts.trajectory import StopReason, Trajectory
+from a2tgpo.rollouts.trajectory import Call, StopReason, Trajectory
 
 if TYPE_CHECKING:  # environments stay free of torch
     from a2tgpo.policies.policy import Policy
@@ -33,8 +33,8 @@ class StepResult:
     """Why the episode is over; None while it goes on."""
     useful: bool | None = None
     """Did the tool return evidence not seen before? None where nobody knows."""
-    empty: bool = False
-    """The tool was called and found nothing."""
+    calls: tuple[Call, ...] = ()
+    """How the action's tool calls went, for those who watch the run; empty where nobody says."""
 
 
 class Environment(Protocol):

@@ -55,6 +55,30 @@ class Task:
     """The kind of question, for reports."""
 
 
+class CallResult(StrEnum):
+    """How a tool call went."""
+
+    FOUND = "found"
+    """It brought something."""
+    EMPTY = "empty"
+    """It was carried out and brought nothing."""
+    REFUSED = "refused"
+    """The tool told the policy what is wrong with the call."""
+    FAILED = "failed"
+    """The tool broke, or took too long."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One tool call, as a person reads of it."""
+
+    tool: str
+    """The tool's name."""
+    result: CallResult
+    why: str = ""
+    """Why it brought nothing, with all the details that the policy is not bothered with."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """One action as it was sampled, and the tool result that answered it: token deltas, never re-tokenised."""
@@ -67,8 +91,8 @@ class Turn:
     observation_text: str = ""
     useful: bool | None = None
     """Did the tool return evidence not seen before? None where nobody knows."""
-    empty: bool = False
-    """The tool was called and found nothing."""
+    calls: tuple[Call, ...] = ()
+    """How the action's tool calls went; empty where the environment does not say."""
     state: str | None = None
     """The anchor state in which the action was taken; None where the environment does not know it."""
 
@@ -93,6 +117,11 @@ class Trajectory:
     """The outcome reward."""
     stop: StopReason
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def well_formed_actions(self) -> int:
+        """How many actions were whole and well-formed: all but the one that was malformed or cut off."""
+        return len(self.turns) - (not self.stop.keeps_format and not self.turns[-1].is_process)
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """A trajectory as a person reads it, and as plain data."""
 
+from dataclasses import asdict
 from typing import Any
 
-from a2tgpo.rollouts.trajectory import Trajectory
+from a2tgpo.rollouts.trajectory import CallResult, Trajectory
 
 
 def render(trajectory: Trajectory) -> str:
@@ -10,6 +11,7 @@ def render(trajectory: Trajectory) -> str:
     lines = [f"{trajectory.task.question}  (accepted: {', '.join(trajectory.task.answers)})"]
     for turn in trajectory.turns:
         lines += [f"  policy: {turn.action_text}", f"  tool:   {turn.observation_text}"]
+        lines += [f"  {call.tool} failed: {call.why}" for call in turn.calls if call.result is CallResult.FAILED]
     lines.append(f"  {trajectory.stop}, reward {trajectory.outcome:g}")
     return "\n".join(line for line in lines if line != "  tool:   ")
 
@@ -32,6 +34,7 @@ def record(trajectory: Trajectory) -> dict[str, Any]:
                 "action_logprobs": turn.action_logprobs,
                 "observation_ids": turn.observation_ids,
                 "useful": turn.useful,
+                "calls": [asdict(call) for call in turn.calls],
             }
             for turn in trajectory.turns
         ],

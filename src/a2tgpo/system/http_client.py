@@ -1,4 +1,4 @@
-"""A server as its clients see it: JSON over HTTP, a time limit a request, two kinds of failure, and a retry budget."""
+"""A server as its clients see it: JSON over HTTP, limits of time and size, two kinds of failure, a retry budget."""
 
 import random
 import time
@@ -7,10 +7,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.jsonl import read_json
 
 BUSY = (408, 429)
 """Client errors that mean: later."""
+MAX_ANSWER = 4 << 20
+"""Bytes an answer may have: more than any number of passages or sampled tokens that could be used."""
 SHOWN = 300
 """Characters of an answer that an error quotes."""
 
@@ -35,7 +38,8 @@ class HttpClient:
     """The server at `url`; a request that takes longer than `timeout` seconds counts as not answered.
 
     `key` is where its settings stand on the command line, such as `data.engine`: errors begin with it. Connections are
-    kept and shared by all threads, at most `max_connections` of them. Proxy settings of the machine are not used.
+    kept and shared by all threads, at most `max_connections` of them. Of an answer no more than MAX_ANSWER bytes are
+    read. Redirects are not followed. Proxy settings of the machine are not used.
     """
 
     def __init__(self, url: str, timeout: float, key: str, max_connections: int) -> None:
@@ -47,54 +51,77 @@ class HttpClient:
         self.url, self.timeout, self.key = url, timeout, key
         limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
         self._client = httpx2.Client(limits=limits, trust_env=False)
+        self._threads = DaemonThreads(max_connections, "http")
 
-    def get(self, path: str) -> Any:
-        """What the server says at `path`. Raises Unavailable or Refused."""
-        return self._request("GET", path, None, self.timeout)
+    def get(self, path: str, *fields: str) -> Any:
+        """What the server says at `path`, or what stands under `fields` in there. Raises Unavailable or Refused."""
+        return self._field(path, self._request("GET", path, None, self.timeout), fields)
 
-    def post(self, path: str, body: dict[str, Any], timeout: float | None = None) -> Any:
-        """The answer to `body`, within `timeout` seconds where this request has less time than others.
+    def post(self, path: str, body: dict[str, Any], *fields: str, timeout: float | None = None) -> Any:
+        """The answer to `body`, or what stands under `fields` in there, within `timeout` seconds where this request
+        has less time than others.
 
         Raises Unavailable or Refused.
         """
-        return self._request("POST", path, body, self.timeout if timeout is None else timeout)
+        answer = self._request("POST", path, body, self.timeout if timeout is None else timeout)
+        return self._field(path, answer, fields)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
+    def _field(self, path: str, answer: Any, fields: tuple[str, ...]) -> Any:
+        value = answer
+        for field in fields:
+            if not isinstance(value, dict) or field not in value:
+                raise Unavailable(f"{path}: expected an answer with {'.'.join(fields)}, found {str(answer)[:SHOWN]}")
+            value = value[field]
+        return value
+
     def _request(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> Any:
         """JSON as plain values, any other text as it is: some answers are a word."""
         where = f"{path}: " if path else ""
+        exchange = self._threads.submit(lambda: self._exchange(method, path, body, timeout))
         try:
-            status, content = self._exchange(method, path, body, timeout)
-        except httpx2.TimeoutException as error:
+            status, content, location = exchange.result(timeout)
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            self._threads.abandon(exchange)
             raise Unavailable(f"{where}no answer within {timeout:.2g} seconds") from error
         except httpx2.RequestError as error:
             raise Unavailable(f"{where}{type(error).__name__}: {error}") from error
-        text = content.decode(errors="replace")
+        shown = repr(content[: 4 * SHOWN].decode(errors="replace")[:SHOWN])
         if status >= 500 or status in BUSY:
-            raise Unavailable(f"{where}status {status}: {text[:SHOWN]!r}", status)
+            raise Unavailable(f"{where}status {status}: {shown}", status)
+        what = f"{self.key}.url={self.url}: {path or 'the request'}"
         if not 200 <= status < 300:
-            what = f"{self.key}.url={self.url}: {path or 'the request'} was refused with status {status}"
-            raise Refused(f"{what}: {text[:SHOWN]!r}", status)
-        if not text.lstrip().startswith(("{", "[")):
-            return text
+            raise Refused(f"{what} was refused with status {status}{location}: {shown}", status)
+        if len(content) > MAX_ANSWER:
+            raise Refused(f"{what} was answered with more than {MAX_ANSWER} bytes: {shown}", status)
+        if not content[:SHOWN].lstrip().startswith((b"{", b"[")):
+            return content.decode(errors="replace")
         try:
             return read_json(content)
         except ValueError as error:
-            raise Unavailable(f"{where}an answer that is cut off: {text[:SHOWN]!r}") from error
+            raise Unavailable(f"{where}an answer that is cut off, or no JSON in UTF-8: {shown}") from error
 
-    def _exchange(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, bytes]:
-        """Status and content, which is read in parts: a server that drips it cannot hold the request forever."""
+    def _exchange(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout: float
+    ) -> tuple[int, bytearray, str]:
+        """Status, content up to a little more than MAX_ANSWER bytes, and where a redirect leads to.
+
+        Content is read in parts, so that who drips it cannot hold the connection forever.
+        """
         url = self.url.rstrip("/") + path if path else self.url
         end, content = time.monotonic() + timeout, bytearray()
         with self._client.stream(method, url, json=body, timeout=timeout) as answer:
             for part in answer.iter_bytes():
                 content += part
+                if len(content) > MAX_ANSWER:
+                    break
                 if time.monotonic() > end:
                     raise httpx2.ReadTimeout("too slow")
-        return answer.status_code, bytes(content)
+        location = answer.headers.get("location", "")
+        return answer.status_code, content, f" → {location[:SHOWN]}" if location else ""
 
 
 class RetryBudget:

@@ -12,7 +12,7 @@ _CHUNK = 1 << 12
 """Bytes that are read at once: a line or two."""
 
 
-def read_json(data: bytes) -> Any:
+def read_json(data: bytes | bytearray) -> Any:
     """The value of `data`. Half a surrogate pair, which no tokenizer takes, becomes a question mark.
 
     Raises ValueError where it is not JSON in UTF-8, or nested too deep to read.

@@ -20,6 +20,7 @@ def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         totals.update(trajectory.metrics)
         totals["reward"] += trajectory.outcome
         totals["turns"] += len(trajectory.turns)
+        totals["well_formed_actions"] += trajectory.well_formed_actions
         totals["action_tokens"] += sum(len(turn.action_ids) for turn in trajectory.turns)
         totals["tokens"] += len(trajectory.token_ids)
         totals[f"stop/{trajectory.stop}"] += 1

@@ -152,7 +152,15 @@ class A2TGPOModule(LightningModule):
         return {"grad_norm": norm, "skipped": 0.0}
 
     def finish_iteration(self) -> None:
-        """Log what the rollout set and its steps looked like."""
+        """Log what the rollout set and its steps looked like.
+
+        Raises FloatingPointError where a step left a weight that is not finite: no checkpoint shall hold it.
+        """
+        if not all(weight.isfinite().all() for weight in self.model.parameters() if weight.requires_grad):
+            raise FloatingPointError(
+                "an optimizer step left weights that are not finite; expected smaller steps (model.optimizer.lr); "
+                "checkpoints/last.ckpt holds the policy before this rollout set"
+            )
         self.metrics = mean_over_ranks(self.metrics) | self.meter.summary()
         self.seconds = self.phases.lap()
         throughput = self.metrics["tokens/useful"] / (self.seconds["scoring"] + self.seconds["update"])

@@ -52,7 +52,7 @@ class IpcSync:
 
     def load(self, server: HttpClient, served: Served) -> None:
         """Have the server copy the weights unless it has them."""
-        if server.get("/weight_info")["weight_version"] == served.version:
+        if server.get("/weight_info", "weight_version") == served.version:
             return
         device = self._policy.device
         weights = {name: weight.detach().contiguous() for name, weight in whole_weights(self._policy).items()}
@@ -62,7 +62,7 @@ class IpcSync:
         server.post("/start_weight_update", {})
         server.post("/update_weights", {"update_info": info})
         server.post("/finish_weight_update", {})
-        if not server.post("/reset_prefix_cache", {})["success"]:
+        if not server.post("/reset_prefix_cache", {}, "success"):
             raise Unavailable("/reset_prefix_cache: requests are under way")
         server.post("/update_weight_version", {"new_version": served.version})
 

@@ -58,4 +58,6 @@ class LoraSync:
         shutil.rmtree(served.version, ignore_errors=True)
 
     def _is_known(self, server: HttpClient, served: Served) -> bool:
-        return any(model["id"] == served.model for model in server.get("/v1/models")["data"])
+        models = server.get("/v1/models", "data")
+        names = [model.get("id") for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+        return served.model in names

@@ -50,7 +50,7 @@ class NcclSync:
 
     def load(self, server: HttpClient, served: Served) -> None:
         """Send the weights unless the server has them. Only the rank that saved them can."""
-        version = server.get("/weight_info")["weight_version"]
+        version = server.get("/weight_info", "weight_version")
         if version == served.version:
             return
         if self._policy is None:
@@ -67,7 +67,7 @@ class NcclSync:
 
         self._meet(broadcast, server, "/update_weights", {"update_info": description(weights)})
         server.post("/finish_weight_update", {})
-        if not server.post("/reset_prefix_cache", {})["success"]:
+        if not server.post("/reset_prefix_cache", {}, "success"):
             raise Unavailable("/reset_prefix_cache: requests are under way")
         server.post("/update_weight_version", {"new_version": served.version})
         self._sent = served.version
@@ -76,7 +76,7 @@ class NcclSync:
         """Nothing is kept."""
 
     def _connect(self, server: HttpClient) -> None:
-        info = init_info(nccl.unique_id(), server.get("/get_world_size")["world_size"])
+        info = init_info(nccl.unique_id(), server.get("/get_world_size", "world_size"))
 
         def join(device: torch.device) -> None:
             self._link = nccl.init_rank(info["world_size"], base64.b64decode(info["nccl_unique_id_b64"]), 0)

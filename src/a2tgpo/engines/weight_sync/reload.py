@@ -34,16 +34,15 @@ class ReloadSync:
 
         Raises ValueError where the server computes on a CPU.
         """
-        if server.get("/weight_info")["weight_version"] == served.version:
+        if server.get("/weight_info", "weight_version") == served.version:
             return
-        config = server.get("/server_info?config_format=json")["vllm_config"]
-        if config["device_config"]["device"] == "cpu":
+        if server.get("/server_info?config_format=json", "vllm_config", "device_config", "device") == "cpu":
             raise ValueError(
                 f"data/engine/weight_sync=reload: the server at {server.url} computes on a CPU, where vLLM does not "
                 "follow weights loaded in place; expected an accelerator, or data/engine/weight_sync=lora"
             )
         server.post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": served.version}})
-        if not server.post("/reset_prefix_cache", {})["success"]:
+        if not server.post("/reset_prefix_cache", {}, "success"):
             raise Unavailable("/reset_prefix_cache: requests are under way")
         server.post("/update_weight_version", {"new_version": served.version})
 
