@@ -1,14 +1,17 @@
 """What a person sees while it trains."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
 from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.callbacks.report import quoted
+from a2tgpo.system.signals import Interrupted
 
 
 class TrainingProgress(Callback):
@@ -76,7 +79,9 @@ class TrainingProgress(Callback):
     def on_exception(self, trainer: Trainer, pl_module: ObservedLearner, exception: BaseException) -> None:
         """Leave the terminal tidy and say how to go on."""
         self.on_train_end(trainer, pl_module)
-        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            last = f"{trainer.default_root_dir}/checkpoints/last.ckpt"
-            line = f"interrupted after {trainer.current_epoch} iterations; to go on, add ckpt_path={last}"
+        if trainer.is_global_zero and isinstance(exception, Interrupted):
+            last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            add = shlex.quote(f"ckpt_path={quoted(last)}")
+            way = f"to go on, add {add}" if last.is_file() else "there is no checkpoint yet"
+            line = f"interrupted by {exception.signal} after {trainer.current_epoch} iterations; {way}"
             self.console.print(line, soft_wrap=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from a2tgpo.system.files import whole_file
+
 
 def read_json(data: bytes) -> Any:
     """The value of `data`. Half a surrogate pair, which no tokenizer takes, becomes a question mark.
@@ -34,8 +36,8 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """One line a record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    with whole_file(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 class JsonLines(Sequence[Any]):

@@ -1,0 +1,1 @@
+"""Runs that are killed, signalled and starved; run by `make test-faults`."""
