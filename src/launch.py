@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,8 +172,15 @@ def launch(main: Callable[[], None]) -> None:
         stream.reconfigure(errors="replace")  # a terminal that lacks a letter ends no run
     if not first_of_launch():
         end_with_parent()
+    told = threading.excepthook
+    threading.excepthook = lambda failure: None if _is_told_again(failure) else told(failure)
     with _stop_in_one_line():
         main()
+
+
+def _is_told_again(failure: threading.ExceptHookArgs) -> bool:
+    """What TensorBoard's writing thread dies of, such as a full disk, is raised again in the main thread."""
+    return type(failure.thread).__module__.startswith("tensorboard.")
 
 
 @contextmanager
@@ -210,6 +218,8 @@ def _stop_in_one_line() -> Iterator[None]:
 def _tell(error: Exception) -> str:
     """What is wrong and where, without the parts of Hydra's message that only list its search path."""
     cause = error.__cause__
+    while isinstance(error, OSError) and error.filename is None and isinstance(error.__context__, OSError):
+        error = error.__context__  # what fails in tidying up after a full disk knows no file
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, InstantiationException) and isinstance(cause, ValueError | FileNotFoundError):

@@ -1,8 +1,8 @@
 """summary.json: what came out of a run, as flat keys and values."""
 
-import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ STATE = "summary"
 """Where a checkpoint keeps what is known so far."""
 SAME_METHOD = ("seed=", "experiment=", "paths.", "hydra.", "hydra/", "callbacks.", "logger", "ckpt_path=", "threads=")
 """Beginnings of the overrides that say nothing about the method, or stand in a key of their own."""
-
-_log = logging.getLogger(__name__)
 
 
 def method_overrides(overrides: Sequence[str]) -> str:
@@ -92,10 +90,8 @@ class Summary(Callback):
         is_signal = isinstance(exception, Interrupted)
         self.figures["interrupted"] = exception.signal if is_signal else type(exception).__name__
         if self.begun:
-            try:
+            with suppress(OSError):  # of a full disk, it would hide why the run ends
                 self.write(trainer, pl_module)
-            except OSError as error:  # a full disk: what it says is less than why the run ends
-                _log.warning("%s", error)
 
     def seconds(self, pl_module: ObservedLearner) -> dict[str, float]:
         """Seconds of the whole run so far, in all and by phase."""
