@@ -117,6 +117,8 @@ def run_directory(config: DictConfig) -> Iterator[Path]:
     """
     directory = Path(config.paths.output_dir)
     path = directory / CONFIG
+    if config.ckpt_path is not None:
+        check_config(config, path)
     if not first_of_launch():
         yield directory
         return
@@ -126,8 +128,6 @@ def run_directory(config: DictConfig) -> Iterator[Path]:
         with whole_file(path) as file:
             OmegaConf.save(config, file, resolve=True)
     with held(path):
-        if config.ckpt_path is not None:
-            check_config(config, path)
         yield directory
 
 
@@ -149,7 +149,7 @@ def check_config(config: DictConfig, path: Path) -> None:
                 f"{key}={now.get(key)}: the run of {path.parent} was started with {then.get(key)}; "
                 "expected a resume with the same experiment and overrides"
             )
-    if now["trainer.max_epochs"] != (before := then.get("trainer.max_epochs")):
+    if first_of_launch() and now["trainer.max_epochs"] != (before := then.get("trainer.max_epochs")):
         _log.warning(
             "trainer.max_epochs=%s: the run was started with %s; a scheduled learning rate follows the new length from "
             "here on",
