@@ -32,7 +32,10 @@ test: $(READY) ## Run the fast tests
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not vllm and not loggers" $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults" $(PARALLEL) $(ARGS)
+
+test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume them, compare (about fifteen minutes)
+	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
 
 .venv-vllm/.ready: scripts/setup_vllm.sh
 	scripts/setup_vllm.sh $(PYTHON) $(TORCH_INDEX)
@@ -54,4 +57,4 @@ bench: $(READY) ## Measure rollouts, gain scoring and update against their floor
 pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
 	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
 
-.PHONY: help setup train eval test test-slow test-vllm test-loggers lint bench pretrain
+.PHONY: help setup train eval test test-slow test-faults test-vllm test-loggers lint bench pretrain

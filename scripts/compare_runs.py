@@ -4,13 +4,16 @@ python scripts/compare_runs.py logs/train/runs/* --picture docs/learning_curve.p
 """
 
 import argparse
-import csv
-import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
 import matplotlib
+
+from a2tgpo.callbacks.metrics_table import read_rows
+from a2tgpo.system.files import read_json_file
+from a2tgpo.system.jsonl import lines, read_json
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -20,45 +23,61 @@ SMOOTHED = 5
 """Iterations over which success in training is averaged; each has other questions."""
 NO_SPREAD = "credit/no_spread_turn_groups"
 COLUMNS = {name: f"val/success/{name}" for name in ("start", "best", "final")} | {"test": "test/success"}
+NEEDED = ("experiment", "overrides", "seed", "update/clip_fraction", "seconds/total", *COLUMNS.values())
 
 
 def load(directories: list[Path]) -> dict[str, list[dict]]:
-    """Runs by experiment: the summary, and success by iteration in training and in validation."""
+    """Runs by experiment and overrides: the summary, and success by iteration in training and in validation.
+
+    Raises ValueError naming the file that is not of a finished run of this version, and where runs of one method have
+    the same seed.
+    """
     runs: dict[str, list[dict]] = defaultdict(list)
     for directory in directories:
         path = directory / "summary.json"
-        summary = json.loads(path.read_text()) if path.is_file() else {}
+        summary = read_json_file(path) if path.is_file() else {}
         if "test/success" not in summary:
             print(f"skipped {directory}: no finished run")
             continue
-        with (directory / "metrics.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        curves = {name: {int(row["iteration"]): float(row[name]) for row in rows if row[name]} for name in PANELS}
-        flat = [float(row[NO_SPREAD]) for row in rows if row.get(NO_SPREAD)]
+        if missing := [key for key in NEEDED if key not in summary]:
+            raise ValueError(f"{path}: {missing[0]} is missing; expected the summary of a run that was validated")
+        rows = read_rows(directory / "metrics.csv").values()
+        curves = {name: {int(row["iteration"]): float(row[name]) for row in rows if name in row} for name in PANELS}
+        flat = [float(row[NO_SPREAD]) for row in rows if NO_SPREAD in row]
         run = {
             "summary": summary,
-            "no_spread": mean(flat),
+            "no_spread": mean(flat) if flat else None,
             "last_turn": last_turn_share(directory / "rollouts"),
             **curves,
         }
-        runs[summary["experiment"]].append(run)
+        runs[" ".join(filter(None, (summary["experiment"], summary["overrides"])))].append(run)
+    for method, members in runs.items():
+        seeds = [member["summary"]["seed"] for member in members]
+        if twice := [seed for seed in sorted(set(seeds)) if seeds.count(seed) > 1]:
+            raise ValueError(f"{method}: {seeds.count(twice[0])} runs with seed {twice[0]}; expected one of each seed")
     return dict(sorted(runs.items()))
 
 
 def last_turn_share(rollouts: Path) -> float | None:
-    """Share of all gain, in absolute value, that falls on the last process turn of its trajectory."""
+    """Share of all gain, in absolute value, that falls on the last process turn of its trajectory.
+
+    Raises ValueError naming a file that holds anything else than trajectories.
+    """
     total = last = 0.0
     for path in rollouts.glob("*.jsonl"):
-        for line in path.read_text().splitlines():
-            trajectory = json.loads(line)
-            gains = [abs(g) for g, has in zip(trajectory["gain"], trajectory["has_gain"], strict=True) if has]
-            total += sum(gains)
-            last += sum(gains[-1:])
+        try:
+            for _, _, line in lines(path):
+                trajectory = read_json(line)
+                gains = [abs(g) for g, has in zip(trajectory["gain"], trajectory["has_gain"], strict=True) if has]
+                total += sum(gains)
+                last += sum(gains[-1:])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: {error}; expected a trajectory a line") from error
     return last / total if total else None
 
 
 def table(runs: dict[str, list[dict]]) -> str:
-    """One row an experiment; each cell is the mean over seeds with [lowest, highest].
+    """One row an experiment with its overrides; each cell is the mean over seeds with [lowest, highest].
 
     `mean` is the mean of all validations of a run but the start: how fast it learnt.
     """
@@ -112,7 +131,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
-    runs = load(arguments.runs)
+    try:
+        runs = load(arguments.runs)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     print(table(runs))
     for experiment, members in runs.items():
         if all(member["last_turn"] is not None for member in members):

@@ -15,6 +15,7 @@ from a2tgpo.evaluation.table import print_table
 from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.rollouts.trajectory import Split, Task
 from a2tgpo.system.process import configure_process, precision_context
+from a2tgpo.system.signals import ending_on_signals
 from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.tasks.protocols import Tasks
 from launch import ROOT, launch, one_line_errors, prepare_process, require_values
@@ -39,6 +40,8 @@ def run(config: DictConfig) -> None:
             load_weights(policy, Path(config.ckpt_path))
         move(policy, config.device)
         directory = Path(config.paths.output_dir)
+        if (directory / "summary.json").exists():
+            raise ValueError(f"{directory}: holds a run already; expected a new directory")
         limits = (config.questions, config.samples, config.seed, directory)
         with precision_context(config.device, config.precision):
             result = evaluate(policy, data.rollout, *question_sets(data.tasks, config.split), *limits)
@@ -57,4 +60,5 @@ def question_sets(tasks: Tasks, split: str) -> tuple[Mapping[str, Sequence[Task]
 
 
 if __name__ == "__main__":
-    launch(main)
+    with ending_on_signals():
+        launch(main)

@@ -8,6 +8,7 @@ base model.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -58,13 +59,19 @@ def exported_model(policy: Policy, adapter: bool) -> PreTrainedModel | PeftModel
 
 
 def export(source: Path, output: Path, adapter: bool) -> None:
-    """Write model and tokenizer to `output`. Raises ValueError where that is not a new or empty folder."""
+    """Write model and tokenizer to `output`, all of it or nothing.
+
+    Raises ValueError where that is not a new or empty folder.
+    """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: not empty; expected a new folder")
     checkpoint = checkpoint_of(source)
     policy = trained_policy(checkpoint)
-    exported_model(policy, adapter).save_pretrained(output)
-    policy.tokenizer.save_pretrained(output)
+    part = output.with_name(f"{output.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+    exported_model(policy, adapter).save_pretrained(part)
+    policy.tokenizer.save_pretrained(part)
+    part.replace(output)
     print(f"wrote {checkpoint} to {output}")
 
 

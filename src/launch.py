@@ -3,26 +3,28 @@
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from glob import glob
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
+from yaml import YAMLError
 
-from a2tgpo.system.distributed import launch_name
+from a2tgpo.system.distributed import first_of_launch, launch_name
+from a2tgpo.system.files import held, whole_file
+from a2tgpo.system.signals import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
-TERMINATED = 143
-"""Exit code of a process that SIGTERM ended."""
 
 RESUME_MAY_CHANGE = (
     ".path",
@@ -39,20 +41,32 @@ RESUME_MAY_CHANGE += (".cache_size", ".max_sessions", ".micro_batch_tokens", ".g
 RESUME_MAY_CHANGE += (".max_prompt_tokens",)
 """Ends of the keys that a resume may change: where things are, how much is done at once, and a limit that refuses
 prompts but cuts none."""
+PATHS = (".path", "_path", "_dir", "data.tasks.train", "data.tasks.val", "data.tasks.test", "data.retriever.model")
+"""Ends of the keys whose value may be a file or folder, or a list of them."""
+
+CONFIG = "config.yaml"
+"""The file of a run directory that holds the resolved configuration."""
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SHOW_TRACE = os.environ.get(_FULL_ERROR) == "1"
+_log = logging.getLogger(__name__)
 
 
 def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
     """A resumed run goes on in its own directory, every other gets a new one, the same for all its processes.
 
-    Raises ValueError where there is no checkpoint to go on from.
+    Raises ValueError where there is no checkpoint to go on from, or it stands in no run directory.
     """
     if ckpt_path is not None and task_name == "train":
         if not Path(ckpt_path).is_file():
             raise ValueError(f"ckpt_path={ckpt_path}: no such file; expected a checkpoint written by src/train.py")
-        return str(Path(ckpt_path).resolve().parents[1])
+        directory = Path(ckpt_path).resolve().parents[1]
+        if not (directory / CONFIG).is_file():
+            raise ValueError(
+                f"ckpt_path={ckpt_path}: there is no {directory / CONFIG}; expected the checkpoint in the run "
+                "directory it was written to"
+            )
+        return str(directory)
     return f"{log_dir}/{task_name}/runs/{launch_name(f'{datetime.now():%Y-%m-%d_%H-%M-%S-%f}')}"
 
 
@@ -76,16 +90,61 @@ def require_values(config: DictConfig) -> None:
         raise ValueError(f"{missing[0]}: no value; expected {' and '.join(f'{key}=…' for key in missing)}")
 
 
-def save_or_check_config(config: DictConfig, path: Path) -> None:
-    """Write the resolved configuration of a new run; hold a resumed one against what is written there.
+def require_whole_iterations(config: DictConfig) -> None:
+    """Raises ValueError for a limit of the trainer that would end a run inside an iteration."""
+    for key in ("max_steps", "max_time"):
+        if config.trainer.get(key) not in (None, -1):
+            raise ValueError(
+                f"trainer.{key}={config.trainer[key]}: it would end the run inside an iteration, which cannot be taken "
+                "up again; expected trainer.max_epochs"
+            )
+
+
+def make_paths_absolute(config: DictConfig) -> None:
+    """Files and folders that are there get their whole path, so that the run directory says the same from anywhere."""
+    for key, value in _flat(OmegaConf.to_container(config, resolve=False)).items():
+        if key.endswith(PATHS):
+            OmegaConf.update(
+                config, key, [_absolute(v) for v in value] if isinstance(value, list) else _absolute(value)
+            )
+
+
+def _absolute(value: object) -> object:
+    return os.path.abspath(value) if isinstance(value, str) and glob(value) else value
+
+
+@contextmanager
+def run_directory(config: DictConfig) -> Iterator[Path]:
+    """The directory of this run, which no other process writes to meanwhile; its configuration is kept there.
+
+    Raises ValueError where it holds another run, or another process is writing to it.
+    """
+    directory = Path(config.paths.output_dir)
+    path = directory / CONFIG
+    if config.ckpt_path is not None:
+        check_config(config, path)
+    if not first_of_launch():
+        yield directory
+        return
+    if config.ckpt_path is None:
+        if path.exists():
+            raise ValueError(f"{directory}: holds a run already; expected a new directory, or ckpt_path=… to go on")
+        with whole_file(path) as file:
+            OmegaConf.save(config, file, resolve=True)
+    with held(path):
+        yield directory
+
+
+def check_config(config: DictConfig, path: Path) -> None:
+    """Hold the configuration of a resumed run against what it was started with; say where it gets longer or shorter.
 
     Raises ValueError naming the first key of `data`, `model` or `seed` that differs, but for `RESUME_MAY_CHANGE`.
     """
-    if config.ckpt_path is None or not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, path, resolve=True)
-        return
-    now, then = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (config, OmegaConf.load(path)))
+    try:
+        kept = OmegaConf.load(path)
+        now, then = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (config, kept))
+    except (YAMLError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}; expected the configuration of a run") from error
     for key in sorted(now.keys() | then.keys()):
         same_run = key == "seed" or (key.startswith(("data.", "model.")) and not key.endswith(RESUME_MAY_CHANGE))
         if same_run and now.get(key) != then.get(key):
@@ -93,6 +152,13 @@ def save_or_check_config(config: DictConfig, path: Path) -> None:
                 f"{key}={now.get(key)}: the run of {path.parent} was started with {then.get(key)}; "
                 "expected a resume with the same experiment and overrides"
             )
+    if first_of_launch() and now["trainer.max_epochs"] != (before := then.get("trainer.max_epochs")):
+        _log.warning(
+            "trainer.max_epochs=%s: the run was started with %s; a scheduled learning rate follows the new length from "
+            "here on",
+            now["trainer.max_epochs"],
+            before,
+        )
 
 
 def _flat(node: dict, prefix: str = "") -> dict[str, object]:
@@ -105,8 +171,19 @@ def _flat(node: dict, prefix: str = "") -> dict[str, object]:
 def launch(main: Callable[[], None]) -> None:
     """Run an entry point. Hydra hands over what is wrong with the configuration, so that it becomes one line too."""
     os.environ[_FULL_ERROR] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that lacks a letter ends no run
+    if not first_of_launch():
+        end_with_parent()
+    told = threading.excepthook
+    threading.excepthook = lambda failure: None if _is_told_again(failure) else told(failure)
     with _stop_in_one_line():
         main()
+
+
+def _is_told_again(failure: threading.ExceptHookArgs) -> bool:
+    """What TensorBoard's writing thread dies of, such as a full disk, is raised again in the main thread."""
+    return type(failure.thread).__module__.startswith("tensorboard.")
 
 
 @contextmanager
@@ -130,7 +207,7 @@ def _stop_in_one_line() -> Iterator[None]:
     except (
         ValueError,
         FloatingPointError,
-        FileNotFoundError,
+        OSError,
         MisconfigurationException,
         OmegaConfBaseException,
         HydraException,
@@ -139,13 +216,15 @@ def _stop_in_one_line() -> Iterator[None]:
             raise
         print(f"error: {' '.join(_tell(error).split())}", file=sys.stderr)
         sys.exit(1)
-    except SIGTERMException:
-        sys.exit(TERMINATED)
 
 
 def _tell(error: Exception) -> str:
     """What is wrong and where, without the parts of Hydra's message that only list its search path."""
     cause = error.__cause__
+    while isinstance(error, OSError) and error.filename is None and isinstance(error.__context__, OSError):
+        error = error.__context__  # what fails in tidying up after a full disk knows no file
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, InstantiationException) and isinstance(cause, ValueError | FileNotFoundError):
         return str(cause)  # the project's own messages name the key
     if isinstance(cause, MisconfigurationException) and "No supported gpu backend" in str(cause):

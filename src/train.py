@@ -1,18 +1,29 @@
 """Train: compose the configuration, build the parts, fit, test the best checkpoint, say what came out."""
 
-from pathlib import Path
+import signal
 
 import hydra
 import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from a2tgpo.callbacks.report import print_report
+from a2tgpo.callbacks.rich_logging import log_text
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.process import configure_process
-from launch import ROOT, launch, one_line_errors, prepare_process, require_values, save_or_check_config
+from a2tgpo.system.signals import ending_on_signals
+from launch import (
+    ROOT,
+    launch,
+    make_paths_absolute,
+    one_line_errors,
+    prepare_process,
+    require_values,
+    require_whole_iterations,
+    run_directory,
+)
 
 prepare_process()
 
@@ -27,27 +38,43 @@ def train(config: DictConfig) -> None:
     """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
     with one_line_errors():
         require_values(config)
+        require_whole_iterations(config)
+        make_paths_absolute(config)
         configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
         lightning.seed_everything(config.seed, workers=True, verbose=False)
-        run_dir = Path(config.paths.output_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_or_check_config(config, Path(config.paths.output_dir) / "config.yaml")
-        data = instantiate(config.data.module, _convert_="all")
-        data.require_questions(Split.TEST)  # it is asked last: what is wrong with it must not show after the training
-        learner = instantiate(config.model.module, _convert_="all")
-        trainer = instantiate(
-            config.trainer,
-            callbacks=list(instantiate(config.callbacks).values()),
-            logger=build_loggers(config.logger),
-            _convert_="all",
-        )
+        with run_directory(config) as run_dir:
+            trainer = fit_and_test(config)
+    if trainer.is_global_zero:
+        hydra_config = HydraConfig.get()
+        print_report(run_dir, hydra_config.overrides.task, hydra_config.runtime.choices)
+
+
+def fit_and_test(config: DictConfig) -> lightning.Trainer:
+    """The trainer, when all is done."""
+    data = instantiate(config.data.module, _convert_="all")
+    data.require_questions(Split.TEST)  # it is asked last: what is wrong with it must not show after the training
+    learner = instantiate(config.model.module, _convert_="all")
+    trainer = instantiate(
+        config.trainer,
+        callbacks=list(instantiate(config.callbacks).values()),
+        logger=build_loggers(config.logger),
+        _convert_="all",
+    )
+    # Lightning's own would only make a note of SIGTERM, and wait for the other ranks inside the handler.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    if trainer.is_global_zero:
+        log_text(trainer.loggers, "config", OmegaConf.to_yaml(config, resolve=True), step=0)
+    try:
         if config.ckpt_path is None:
             trainer.validate(learner, data, verbose=False)
         trainer.fit(learner, data, ckpt_path=config.ckpt_path, weights_only=True)
         best = "best" if trainer.checkpoint_callback.best_model_path else None
         trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
-    if trainer.is_global_zero:
-        print_report(run_dir, HydraConfig.get().overrides.task)
+    except BaseException:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # its ranks could only report that this one is gone
+        raise
+    return trainer
 
 
 def build_loggers(config: DictConfig) -> list[Logger]:
@@ -57,4 +84,5 @@ def build_loggers(config: DictConfig) -> list[Logger]:
 
 
 if __name__ == "__main__":
-    launch(main)
+    with ending_on_signals():
+        launch(main)

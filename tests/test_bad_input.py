@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import lightning
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import eval as eval_entry_point
 import launch
@@ -118,6 +119,10 @@ TRAIN = {
         "ckpt_path=/nowhere/x/last.ckpt: no such file",
     ),
     "checkpoint of another architecture": (["ckpt_path={other}"], "checkpoint of another architecture; "),
+    "no checkpoint": (["ckpt_path={text}"], "not a checkpoint; expected one written by src/train.py"),
+    "empty checkpoint": (["ckpt_path={empty}"], "not a checkpoint; expected one written by src/train.py"),
+    "cut checkpoint": (["ckpt_path={cut}"], "not a checkpoint; expected one written by src/train.py"),
+    "log_dir is a file": (["paths.log_dir={text}"], ": Not a directory"),
 }
 EVAL = {
     "missing checkpoint": (["ckpt_path=/nowhere.ckpt"], "ckpt_path=/nowhere.ckpt: no such file; expected a checkpoint"),
@@ -135,14 +140,19 @@ EVAL = {
 
 
 @pytest.fixture
-def files(tmp_path):
-    """A checkpoint of another architecture, and a file that is none."""
-    other, text = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "notes.txt"
-    other.parent.mkdir(parents=True)
+def files(composed, policy_dir, tmp_path):
+    """In the directory of a run: a checkpoint of another architecture, and files that are no checkpoints."""
+    folder = tmp_path / "run" / "checkpoints"
+    paths = {name: folder / f"{name}.ckpt" for name in ("other", "empty", "cut")} | {"text": folder / "notes.txt"}
+    folder.mkdir(parents=True)
     state = {"state_dict": {"model.other": torch.zeros(2)}, "pytorch-lightning_version": lightning.__version__}
-    torch.save(state, other)
-    text.write_text("not a checkpoint")
-    return {"other": other, "text": text}
+    torch.save(state, paths["other"])
+    paths["cut"].write_bytes(paths["other"].read_bytes()[:-100])
+    paths["empty"].write_bytes(b"")
+    paths["text"].write_text("not a checkpoint")
+    config = composed("experiment=a2tgpo", *SMALL, f"paths.policy_dir={policy_dir}")
+    OmegaConf.save(config, tmp_path / "run" / "config.yaml", resolve=True)
+    return paths
 
 
 @pytest.fixture
@@ -152,7 +162,8 @@ def last_words(policy_dir, tmp_path, files, monkeypatch, capsys):
 
     def call(entry_point, overrides):
         filled = [override.format(**files) for override in overrides]
-        paths = [f"paths.policy_dir={policy_dir}", f"paths.log_dir={tmp_path}", "hydra/job_logging=none"]
+        paths = [f"paths.policy_dir={policy_dir}", "hydra/job_logging=none"]
+        paths += [] if any("log_dir" in override for override in filled) else [f"paths.log_dir={tmp_path}"]
         experiment = [] if any("experiment" in override for override in filled) else ["experiment=a2tgpo"]
         command = ["x.py", *experiment, *paths, *filled]
         monkeypatch.setattr("sys.argv", command)
@@ -195,7 +206,7 @@ def test_the_trace_is_shown_to_those_who_ask(composed, policy_dir, monkeypatch):
 def test_failed_resumption_leaves_the_earlier_summary_alone(last_words, files):
     summary = files["other"].parents[1] / "summary.json"
     summary.write_text('{"val/success/best": 0.5}')
-    last_words(train_entry_point.main, ["ckpt_path={other}"])
+    assert "another architecture" in last_words(train_entry_point.main, [*SMALL, "ckpt_path={other}"])
     assert summary.read_text() == '{"val/success/best": 0.5}'
 
 

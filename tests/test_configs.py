@@ -18,6 +18,7 @@ WHOLE = ("experiment", "debug", "hparams_search")
 
 NOT_BUILT = {
     "hydra/default": "settings of Hydra itself",
+    "hydra/job_logging/warnings": "settings of Hydra itself",
     "paths/default": "paths, no object",
     "trainer/gpu": "needs an accelerator",
     "trainer/ddp": "needs accelerators",

@@ -2,6 +2,9 @@
 
 import io
 import re
+import shlex
+import signal
+from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
@@ -10,8 +13,12 @@ from rich.console import Console
 
 import train
 from a2tgpo.callbacks.progress import TrainingProgress
-from a2tgpo.callbacks.report import print_report
-from tests.helpers.tiny_runs import SHIPPED, SMALL
+from a2tgpo.callbacks.report import next_commands, print_report
+from a2tgpo.system.signals import Interrupted
+from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL
+
+CHOICES = {"data": "default", "model/policy": "tiny", "model/outcome": "z"}
+"""What a run that chooses nothing has chosen."""
 
 
 @pytest.fixture
@@ -48,12 +55,77 @@ def test_a_resumed_run_says_so_and_how_old_its_validation_is(config, capsys):
 def test_report_names_the_figures_and_the_run_directory(config, capsys, tmp_path):
     train.train(config)
     capsys.readouterr()
-    print_report(tmp_path, ["experiment=a2tgpo", "data=search_qa", "model.policy.path=mine", "seed=3"])
+    overrides = ["experiment=a2tgpo", "data=search_qa", "model/policy=pretrained", "model.policy.path=mine", "seed=3"]
+    print_report(tmp_path, overrides, CHOICES | {"data": "search_qa", "model/policy": "pretrained"})
     report = capsys.readouterr().out
     assert "success of a2tgpo, seed 0" in report and f"run directory: {tmp_path}" in report
     assert [word for word in ("start", "best", "final", "test (best)") if word not in report] == []
     assert report.count("0.000") == 4
-    assert report.count(" data=search_qa model.policy.path=mine") == 3 and "seed=3" not in report
+    assert report.count(" data=search_qa model/policy=pretrained model.policy.path=mine") == 3
+    assert "seed=3" not in report
+
+
+SUGGESTED = {
+    "shipped": (["experiment=a2tgpo", "seed=1"], {}, 3),
+    "no experiment": (["model.optimizer.lr=0.1"], {}, 3),
+    "grpo": (["experiment=grpo", "data=calculator", "+model.clipper.note='a b'"], {"data": "calculator"}, 3),
+    "one part swapped": (
+        ["experiment=a2tgpo", "model/outcome=centre", "model.clipper.beta=0", "model/policy=tiny_lora"],
+        {"model/outcome": "centre", "model/policy": "tiny_lora"},
+        3,
+    ),
+    "own model and data": (
+        [
+            "experiment=a2tgpo_pretrained",
+            "model.policy.path=mine",
+            "data.tasks.train=a b.jsonl",
+            "data.tasks.val=v.jsonl",
+        ],
+        {"data": "search_qa", "model/policy": "pretrained"},
+        2,
+    ),
+}
+"""Overrides of a run, choices other than the shipped ones, and how many commands it leads to."""
+
+
+@pytest.mark.parametrize("name", SUGGESTED)
+def test_every_command_of_the_report_composes(composed, tmp_path, name):
+    overrides, choices, expected = SUGGESTED[name]
+    experiment = next((o.removeprefix("experiment=") for o in overrides if o.startswith("experiment=")), None)
+    checkpoint = tmp_path / "a run's, (1st)" / "best.ckpt"
+    commands = next_commands(experiment, overrides, CHOICES | choices, checkpoint).values()
+    assert len(commands) == expected
+    for command in commands:
+        python, script, *words = shlex.split(command)
+        config = composed(*words, config_name=Path(script).stem)
+        assert python == "python" and (ROOT / script).is_file()
+        assert config.ckpt_path == (str(checkpoint) if script == "src/eval.py" else None)
+
+
+def test_report_of_a_run_without_validation_speaks_of_its_last_checkpoint(config, capsys, tmp_path):
+    config.trainer.check_val_every_n_epoch = 10
+    train.train(config)
+    capsys.readouterr()
+    print_report(tmp_path, [], CHOICES)
+    report = capsys.readouterr().out
+    assert "test (last)" in report and f"{tmp_path}/checkpoints/last.ckpt" in report and "best.ckpt" not in report
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_advice_names_a_checkpoint_that_is_there(config, tmp_path, saved):
+    progress, screen = TrainingProgress(every=1), io.StringIO()
+    progress.console = Console(file=screen)
+    trainer = instantiate(config.trainer, default_root_dir=tmp_path / "a run", logger=False)
+    if saved:
+        last = tmp_path / "a run" / "checkpoints" / "last.ckpt"
+        last.parent.mkdir(parents=True)
+        last.touch()
+    progress.on_exception(trainer, None, Interrupted(signal.SIGTERM))
+    said = " ".join(screen.getvalue().split("\n"))
+    if saved:
+        assert shlex.split(said)[-1] == f"ckpt_path='{last}'"
+    else:
+        assert said.strip() == "interrupted by SIGTERM after 0 iterations; there is no checkpoint yet"
 
 
 class PhaseSpy(Callback):

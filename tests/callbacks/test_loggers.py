@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from tests.helpers.tiny_runs import SHIPPED, SMALL
 
-RICH = {f"credit/{name}" for name in ("gain", "normalized_gain", "advantage", "clip_scale")} | {"transcripts"}
+RICH = {f"credit/{name}" for name in ("gain", "normalized_gain", "advantage", "clip_scale")} | {"transcripts", "config"}
 SCALARS = {"update/loss", "val/success", "test/success", "seconds/rollout", "train/success"}
 FILES = {"checkpoints", "config.yaml", "metrics.csv", "rollouts", "summary.json"}
 """What a run leaves whatever its logger."""

@@ -38,7 +38,9 @@ def fit(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
 def start(script: str, *overrides: str) -> subprocess.Popen:
     """`python src/<script> …` in a process of its own."""
     command = [sys.executable, str(ROOT / "src" / script), *overrides]
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
+    paths = f"{ROOT / 'src'}{os.pathsep}{ROOT}"  # the tests' own parts are found too
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 

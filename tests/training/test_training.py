@@ -1,6 +1,7 @@
 """Whole runs in a few seconds: what is trained on, what a run leaves behind, that it can be repeated and resumed."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
+from a2tgpo.callbacks.metrics_table import read_rows
 from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -111,6 +113,10 @@ def test_resumed_run_goes_on_bit_for_bit(run, capsys):
     parts = whole.parent / "parts"
     assert json.loads((parts / "summary.json").read_text())["interrupted"] == "ValueError"
     assert len(table(parts)) == 2 and checkpoint(parts)["global_step"] == 2
+    spent = sum(
+        float(row["seconds/rollout"]) for row in read_rows(parts / "metrics.csv").values() if "seconds/rollout" in row
+    )
+    (parts / "summary.json").write_text("{")  # as an interruption might have left it
     run("parts", *LIVELY, *accident(9), f"ckpt_path={parts}/checkpoints/last.ckpt")
     assert table(parts) == table(whole)
     left, right = checkpoint(parts), checkpoint(whole)
@@ -118,10 +124,8 @@ def test_resumed_run_goes_on_bit_for_bit(run, capsys):
         assert same(left[key], right[key]), key
     assert same(left["callbacks"]["RngState"], right["callbacks"]["RngState"])
     assert left["global_step"] == 6
-    summaries = [json.loads((directory / "summary.json").read_text()) for directory in (whole, parts)]
-    timings = ("seconds/", "tokens/per_second")
-    whole_summary, summary = ({k: v for k, v in s.items() if not k.startswith(timings)} for s in summaries)
-    assert summary == whole_summary
+    assert figures(parts) == figures(whole)
+    assert json.loads((parts / "summary.json").read_text())["seconds/rollout"] > spent > 0
 
 
 def test_resuming_a_finished_run_only_tests_it_again(run):
@@ -132,11 +136,85 @@ def test_resuming_a_finished_run_only_tests_it_again(run):
     assert json.loads((done / "summary.json").read_text())["iterations"] == len(rows) - 1
 
 
+def figures(run_dir):
+    """The summary without the timings."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    return {name: value for name, value in summary.items() if not name.startswith(("seconds/", "tokens/per_second"))}
+
+
+class KeepStart(Callback):
+    """Keeps the checkpoint of the start."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 0:
+            last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            shutil.copy(last, last.with_name("start.ckpt"))
+
+
+@pytest.fixture
+def from_start_to_end(run):
+    """A finished run that has kept its start."""
+    return run("a", *LIVELY, "+callbacks.keep._target_=tests.training.test_training.KeepStart")
+
+
+@pytest.mark.parametrize("name", ["start", pytest.param("best", marks=pytest.mark.slow)])
+def test_an_earlier_checkpoint_is_gone_on_from_without_counting_twice(run, from_start_to_end, name):
+    directory = from_start_to_end
+    before, last, counted = table(directory), checkpoint(directory), figures(directory)
+    run("a", *LIVELY, f"ckpt_path={directory}/checkpoints/{name}.ckpt")
+    assert table(directory) == before and figures(directory) == counted
+    assert same(checkpoint(directory)["state_dict"], last["state_dict"])
+    assert same(checkpoint(directory)["callbacks"]["RngState"], last["callbacks"]["RngState"])
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, pytest.param(shutil.move, marks=pytest.mark.slow)])
+def test_moved_run_keeps_its_best_until_there_is_a_better_one(run, how):
+    settings = ("model.optimizer.lr=0.03", "data.module.val_tasks=8")
+    here = run("here", *settings, "trainer.max_epochs=1")
+    kept, best = checkpoint(here, "best"), json.loads((here / "summary.json").read_text())["val/success/best"]
+    there = here.parent / "there"
+    how(here, there)
+    if here.exists():
+        (here / "checkpoints" / "best.ckpt").write_bytes(b"nobody reads this")
+    run("there", *settings, "trainer.max_epochs=3", f"ckpt_path={there}/checkpoints/last.ckpt")
+    later = [float(row["val/success"]) for row in table(there)[2:]]
+    assert best > max(later)  # nothing better came
+    assert same(checkpoint(there, "best")["state_dict"], kept["state_dict"])
+    assert json.loads((there / "summary.json").read_text())["val/success/best"] == best
+
+
+def test_a_best_checkpoint_that_is_gone_is_named(run, capsys):
+    directory = run("a", "trainer.max_epochs=1")
+    (directory / "checkpoints" / "best.ckpt").unlink()
+    with pytest.raises(SystemExit):
+        run("a", "trainer.max_epochs=2", f"ckpt_path={directory}/checkpoints/last.ckpt")
+    assert f"error: {directory}/checkpoints/best.ckpt: no such file; expected the best" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "iteration,val/success\n0\n", "a,b\n1,2\n", "iteration\nx\n"])
+def test_a_broken_table_is_named(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_text(content)
+    if content:
+        with pytest.raises(ValueError, match=r"expected the table of a run, a row an iteration") as error:
+            read_rows(path)
+        assert str(error.value).startswith(f"{path}: ")
+    else:
+        assert read_rows(path) == {}
+
+
+def test_a_longer_resume_has_the_learning_rate_of_the_longer_schedule_at_once(run):
+    settings = ("model/scheduler=linear", "model.scheduler.num_warmup_steps=0")
+    whole = run("whole", *settings, "trainer.max_epochs=3")
+    parts = run("parts", *settings, "trainer.max_epochs=1")
+    run("parts", *settings, "trainer.max_epochs=3", f"ckpt_path={parts}/checkpoints/last.ckpt")
+    rates, expected = ([float(row["update/lr"]) for row in table(directory)[2:]] for directory in (parts, whole))
+    assert rates == expected and len(rates) == 2
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("signum", "code", "name"), [(signal.SIGINT, 1, "KeyboardInterrupt"), (signal.SIGTERM, 143, "SIGTERMException")]
-)
-def test_interrupted_process_leaves_checkpoint_and_summary(policy_dir, tmp_path, signum, code, name):
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_process_leaves_checkpoint_and_summary(policy_dir, tmp_path, signum, code):
     paths = (f"paths.policy_dir={policy_dir}", f"paths.log_dir={tmp_path}/logs")
     process = start("train.py", "experiment=a2tgpo", *SMALL, "trainer.max_epochs=100000", *paths)
     deadline = time.monotonic() + 120
@@ -148,7 +226,7 @@ def test_interrupted_process_leaves_checkpoint_and_summary(policy_dir, tmp_path,
     directory = tables[0].parent
     summary = json.loads((directory / "summary.json").read_text())
     assert process.returncode == code, output
-    assert summary["interrupted"] == name and summary["iterations"] >= 2 and "val/success/final" in summary
+    assert summary["interrupted"] == signum.name and summary["iterations"] >= 2 and "val/success/final" in summary
     complete = checkpoint(directory)["global_step"] / 2  # the signal may come just before the newest is saved
     assert complete in (summary["iterations"], summary["iterations"] - 1)
 
@@ -209,7 +287,9 @@ def test_configuration_is_kept_resolved(finished):
 
 def test_summary_is_flat_and_complete(finished):
     summary = json.loads((finished / "summary.json").read_text())
-    assert all(isinstance(value, int | float) for key, value in summary.items() if key != "experiment")
+    texts = {"experiment", "overrides"}
+    assert {key for key, value in summary.items() if not isinstance(value, int | float)} == texts
+    assert "data.module.group_size=4" in summary["overrides"] and "paths." not in summary["overrides"]
     assert summary["experiment"] == "a2tgpo" and summary["seed"] == 0
     assert summary["iterations"] == 3 and summary["optimizer_steps"] == 6
     wanted = [f"val/success/{which}" for which in ("start", "best", "final")] + ["test/success"]
@@ -258,5 +338,7 @@ def test_tensorboard_has_scalars_histograms_and_transcripts(finished):
         tags["histograms"]
     )
     assert "transcripts/text_summary" in tags["tensors"]
+    configuration = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "lr: 0.003" in configuration and "${" not in configuration
     text = events.Tensors("transcripts/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "policy: " in text and "reward " in text and "accepted: " in text

@@ -1,6 +1,7 @@
 """Checkpoints between iterations, where a run can be taken up again."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -35,6 +36,22 @@ class BoundaryCheckpoint(ModelCheckpoint):
         if self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
         self._save_last(trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up score and place of the best: here, though the run directory may have been moved or copied.
+
+        Raises ValueError where that file is gone: the next one to be saved might be worse.
+        """
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath) / Path(path).name) if path else ""
+
+        best = here(state_dict["best_model_path"])
+        if best and not Path(best).is_file():
+            raise ValueError(f"{best}: no such file; expected the best checkpoint so far beside the resumed one")
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
 
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")

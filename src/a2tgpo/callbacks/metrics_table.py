@@ -7,6 +7,19 @@ from pathlib import Path
 from lightning import Callback, Trainer
 
 from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.system.files import whole_file
+
+
+def read_rows(path: Path) -> dict[int, dict[str, str]]:
+    """The rows of a metrics.csv by iteration, without empty cells. Raises ValueError where `path` is none."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = {int(row["iteration"]): row for row in csv.DictReader(file, strict=True)}
+        if any(None in row or None in row.values() for row in rows.values()):
+            raise ValueError("a row is cut")
+    except (KeyError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}; expected the table of a run, a row an iteration") from error
+    return {i: {k: v for k, v in row.items() if v != ""} for i, row in rows.items()}
 
 
 class MetricsTable(Callback):
@@ -22,11 +35,12 @@ class MetricsTable(Callback):
         self.validation: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
-        """Keep the rows an earlier part of the run has written up to here."""
+        """Keep the rows an earlier part of the run has written up to here.
+
+        Raises ValueError where the file is not the table of a run.
+        """
         if self.path.is_file():
-            with self.path.open(newline="") as file:
-                rows = {int(row["iteration"]): row for row in csv.DictReader(file)}
-            self.rows = {i: {k: v for k, v in row.items() if v != ""} for i, row in rows.items()} | self.rows
+            self.rows = read_rows(self.path) | self.rows
         self.rows = {i: row for i, row in self.rows.items() if i <= trainer.current_epoch}
 
     def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
@@ -45,10 +59,7 @@ class MetricsTable(Callback):
         self.validation = {}
         if trainer.is_global_zero:
             columns = sorted({name for row in self.rows.values() for name in row} - {"iteration"})
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self.path.with_suffix(".tmp")  # an interruption must not cut the table
-            with unfinished.open("w", newline="") as file:
+            with whole_file(self.path) as file:
                 writer = csv.DictWriter(file, ["iteration", *columns])
                 writer.writeheader()
                 writer.writerows(self.rows[i] for i in sorted(self.rows))
-            unfinished.replace(self.path)

@@ -1,15 +1,18 @@
 """What a person sees while it trains."""
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from a2tgpo.callbacks.nothing_learned import nothing_learned
 from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.callbacks.report import quoted
+from a2tgpo.system.signals import Interrupted
 
 
 class TrainingProgress(Callback):
@@ -93,6 +96,9 @@ class TrainingProgress(Callback):
     def on_exception(self, trainer: Trainer, pl_module: ObservedLearner, exception: BaseException) -> None:
         """Leave the terminal tidy and say how to go on."""
         self.on_fit_end(trainer, pl_module)
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            last = f"{trainer.default_root_dir}/checkpoints/last.ckpt"
-            self._say(trainer, f"interrupted after {trainer.current_epoch} iterations; to go on, add ckpt_path={last}")
+        if isinstance(exception, Interrupted):
+            last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            add = shlex.quote(f"ckpt_path={quoted(last)}")
+            way = f"to go on, add {add}" if last.is_file() else "there is no checkpoint yet"
+            done = trainer.current_epoch
+            self._say(trainer, f"interrupted by {exception.signal} after {done} iterations; {way}")

@@ -1,26 +1,38 @@
-"""summary.json: what came out of a run, as flat keys and numbers."""
+"""summary.json: what came out of a run, as flat keys and values."""
 
-import json
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, Trainer
 
 from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.system.files import write_json
+from a2tgpo.system.signals import Interrupted
 
-NOT_TAKEN_OVER = ("seconds/", "tokens/per_second", "test/", "interrupted")
-"""What a resumed run finds out anew."""
+STATE = "summary"
+"""Where a checkpoint keeps what is known so far."""
+SAME_METHOD = ("seed=", "experiment=", "paths.", "hydra.", "hydra/", "callbacks.", "logger", "ckpt_path=", "threads=")
+"""Beginnings of the overrides that say nothing about the method, or stand in a key of their own."""
+
+
+def method_overrides(overrides: Sequence[str]) -> str:
+    """Those of `overrides` that make it another method or task, sorted, in one line."""
+    return " ".join(sorted(o for o in overrides if not o.lstrip("+~").startswith(SAME_METHOD)))
 
 
 class Summary(Callback):
-    """Writes the summary after training, after testing, and when a run is interrupted.
+    """Writes the summary after every iteration, after testing, and when a run is interrupted.
 
-    Figures of earlier parts of a resumed run are taken over from the file.
+    What is known so far stands in every checkpoint, so a resumed run has the figures of one that was never interrupted.
     """
 
-    def __init__(self, path: str, experiment: str, seed: int) -> None:
+    def __init__(self, path: str, experiment: str | None, seed: int, overrides: Sequence[str]) -> None:
         self.path = Path(path)
-        self.values: dict[str, float | str | int | bool] = {"experiment": experiment, "seed": seed}
+        self.settings = {"experiment": experiment, "seed": seed, "overrides": method_overrides(overrides)}
+        self.figures: dict[str, Any] = {}
         self.began = time.perf_counter()
         self.earlier_seconds: dict[str, float] = {}
         self.begun = False
@@ -30,37 +42,43 @@ class Summary(Callback):
         self.begun = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
-        """Take up an earlier part of the run."""
+        """From here on there is something to report."""
         self.begun = True
-        if trainer.ckpt_path is not None and self.path.is_file():
-            earlier = json.loads(self.path.read_text())
-            self.earlier_seconds = {k: v for k, v in earlier.items() if k.startswith("seconds/")}
-            self.values = {k: v for k, v in earlier.items() if not k.startswith(NOT_TAKEN_OVER)} | self.values
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: ObservedLearner, checkpoint: dict[str, Any]) -> None:
+        """Keep what is known at this point of the run."""
+        checkpoint[STATE] = {"figures": dict(self.figures), "seconds": self.seconds(pl_module)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: ObservedLearner, checkpoint: dict[str, Any]) -> None:
+        """Take up an earlier part of the run, unless the checkpoint is only tested."""
+        if trainer.state.fn == "fit" and STATE in checkpoint:
+            self.figures, self.earlier_seconds = checkpoint[STATE]["figures"], checkpoint[STATE]["seconds"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Success in validation: of the initial policy, the best and the final one."""
         success = float(trainer.callback_metrics["val/success"])
         if trainer.state.fn == "validate":
-            self.values["val/success/start"] = success
+            self.figures["val/success/start"] = success
         else:
-            self.values["val/success/best"] = max(success, self.values.get("val/success/best", 0.0))
-            self.values["val/success/final"] = success
+            self.figures["val/success/best"] = max(success, self.figures.get("val/success/best", 0.0))
+            self.figures["val/success/final"] = success
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
-        """Remember how far training came."""
+        """Count the iteration in, and write how far training came."""
         iterations, key = trainer.current_epoch + 1, "update/clip_fraction"
-        mean, new = self.values.get(key, 0.0), pl_module.metrics[key]
-        self.values |= {
+        mean, new = self.figures.get(key, 0.0), pl_module.metrics[key]
+        self.figures |= {
             "iterations": iterations,
             "optimizer_steps": trainer.global_step,
             key: mean + (new - mean) / iterations,  # the mean over iterations so far
         }
         for name in ("tokens/forwarded", "tokens/useful"):
-            self.values[name] = self.values.get(name, 0) + int(pl_module.metrics[name])
+            self.figures[name] = self.figures.get(name, 0) + int(pl_module.metrics[name])
+        self.write(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Figures of the test split."""
-        self.values |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        self.figures |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
         self.write(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
@@ -69,17 +87,22 @@ class Summary(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: ObservedLearner, exception: BaseException) -> None:
         """Write what is known, and why it ends here; a run that never began leaves an earlier summary alone."""
-        self.values["interrupted"] = type(exception).__name__
+        is_signal = isinstance(exception, Interrupted)
+        self.figures["interrupted"] = exception.signal if is_signal else type(exception).__name__
         if self.begun:
-            self.write(trainer, pl_module)
+            with suppress(OSError):  # of a full disk, it would hide why the run ends
+                self.write(trainer, pl_module)
+
+    def seconds(self, pl_module: ObservedLearner) -> dict[str, float]:
+        """Seconds of the whole run so far, in all and by phase."""
+        own = {"total": time.perf_counter() - self.began, **pl_module.phases.seconds}
+        return {k: own.get(k, 0.0) + self.earlier_seconds.get(k, 0.0) for k in own.keys() | self.earlier_seconds.keys()}
 
     def write(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Write the file."""
-        seconds = {"total": time.perf_counter() - self.began, **pl_module.phases.seconds}
-        timings = {f"seconds/{k}": v + self.earlier_seconds.get(f"seconds/{k}", 0.0) for k, v in seconds.items()}
+        timings = {f"seconds/{phase}": seconds for phase, seconds in sorted(self.seconds(pl_module).items())}
         learning = timings.get("seconds/scoring", 0.0) + timings.get("seconds/update", 0.0)
-        if learning and "tokens/useful" in self.values:
-            self.values["tokens/per_second"] = self.values["tokens/useful"] / learning
+        if learning and "tokens/useful" in self.figures:
+            timings["tokens/per_second"] = self.figures["tokens/useful"] / learning
         if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.values | timings, indent=2) + "\n")
+            write_json(self.path, self.settings | self.figures | timings)

@@ -1,6 +1,5 @@
 """Evaluation of a policy outside training: greedy, or several samples a question; one question set or several."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.start import EVALUATION_NOISE
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.rollouts.transcripts import record
+from a2tgpo.system.files import write_json
 from a2tgpo.system.jsonl import write_jsonl
 from a2tgpo.training.metrics import episode_metrics
 
@@ -80,7 +80,7 @@ def evaluate(
             summary |= _flat(table)
         summary["seconds/total"] = time.perf_counter() - start
         write_jsonl(directory / file, [record(trajectory) for trajectory in trajectories])
-        (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_json(directory / "summary.json", summary)
         if groups:
             print(_progress(name, scores[name], summary["seconds/total"]), flush=True)
     return Evaluation(summary, table)

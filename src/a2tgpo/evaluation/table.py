@@ -1,7 +1,6 @@
 """The table of an evaluation over several question sets: on the screen, and as json, csv and markdown."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from a2tgpo.evaluation.bootstrap import COVERAGE, OVERALL, RESAMPLES, Estimate, SetScores, averages
+from a2tgpo.system.files import whole_file, write_json
 
 LABELS = {
     "hotpotqa": "HotpotQA",
@@ -116,7 +116,6 @@ def _cell(metric: str, estimate: Estimate) -> tuple[str, str]:
 
 def write_table(directory: Path, table_columns: Sequence[Column], settings: Mapping[str, object]) -> None:
     """Write `benchmarks.json`, `.csv` (a line for each column and metric) and `.md` to `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
     interval = f"{COVERAGE:.0%} bootstrap, {RESAMPLES} resamples of the questions of each set"
     plain = {
         column.key: {
@@ -128,14 +127,15 @@ def write_table(directory: Path, table_columns: Sequence[Column], settings: Mapp
         for column in table_columns
     }
     content = {**settings, "interval": interval, "columns": plain}
-    (directory / "benchmarks.json").write_text(json.dumps(content, indent=2) + "\n")
-    with (directory / "benchmarks.csv").open("w", newline="") as file:
+    write_json(directory / "benchmarks.json", content)
+    with whole_file(directory / "benchmarks.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["column", "group", "questions", "metric", "value", "low", "high"])
         for column in table_columns:
             for metric, e in column.estimates.items():
                 writer.writerow([column.key, column.group, column.questions, metric, e.value, e.low, e.high])
-    (directory / "benchmarks.md").write_text(_markdown(table_columns) + f"\nIn brackets: {interval}.\n")
+    with whole_file(directory / "benchmarks.md") as file:
+        file.write(_markdown(table_columns) + f"\nIn brackets: {interval}.\n")
 
 
 def _markdown(table_columns: Sequence[Column]) -> str:

@@ -1,6 +1,5 @@
 """Checkpoint files of any size: written beside their place, then moved to it, and mapped when they are read."""
 
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+from a2tgpo.system.files import whole_file
 
 
 def read_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:
@@ -28,12 +29,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     it on every rank."""
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write to `<path>.part` and rename: a run that dies meanwhile keeps the file before."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        torch.save(checkpoint, part)
-        os.replace(part, path)
+        """Write beside `path` and rename: a run that dies meanwhile keeps the file before.
+
+        Raises OSError naming `path` where it cannot be written.
+        """
+        with whole_file(Path(path), binary=True) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # torch's writer does not say why it failed
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = True

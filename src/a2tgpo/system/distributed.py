@@ -16,6 +16,12 @@ def rank_and_world_size() -> tuple[int, int]:
     return 0, 1
 
 
+def first_of_launch() -> bool:
+    """Is this the process that writes for all of its launch? It can be asked before they can speak to each other."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0
+
+
 def launch_name(own: str) -> str:
     """A name that all processes of one launch share, before they can speak to each other; alone, it is `own`.
 

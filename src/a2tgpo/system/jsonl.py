@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from a2tgpo.system.errors import SettingError
+from a2tgpo.system.files import whole_file
 
 _CHUNK = 1 << 12
 """Bytes that are read at once: a line or two."""
@@ -39,8 +40,8 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """One line a record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    with whole_file(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 class JsonLines(Sequence[Any]):

@@ -7,6 +7,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import Method
@@ -190,6 +191,16 @@ class A2TGPOModule(LightningModule):
         """Bring the reference to the policy's device."""
         if self.reference is not None:
             self.reference.model.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Take the schedule's learning rate: a resumed run has that of the run before, which may have been of another
+        length."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LambdaLR):
+            for group, base, factor in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave frozen weights out: an adapter's checkpoint does not hold the model under it."""
