@@ -1,17 +1,29 @@
 """Train: compose the configuration, build the parts, fit, test the best checkpoint, say what came out."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
-import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from a2tgpo.callbacks.report import print_report
-from a2tgpo.system.process import configure_process
-from launch import ROOT, launch, one_line_errors, prepare_process, require_values, save_or_check_config
+from launch import (
+    ROOT,
+    launch,
+    one_line_errors,
+    prepare_process,
+    quiet_libraries,
+    require_settings,
+    save_or_check_config,
+)
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+NEEDED = ("seed", "threads", "data.module", "model.module", "trainer", "callbacks.checkpoint", "callbacks.summary")
+"""What no run can do without, whatever `~` took away."""
 
 prepare_process()
 
@@ -25,7 +37,12 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig) -> None:
     """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
     with one_line_errors():
-        require_values(config)
+        require_settings(config, NEEDED, splits=("train", "val", "test"))
+        import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
+
+        from a2tgpo.system.process import configure_process
+
+        quiet_libraries()
         configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         run_dir = Path(config.paths.output_dir)
@@ -48,10 +65,10 @@ def train(config: DictConfig) -> None:
         print_report(run_dir, HydraConfig.get().overrides.task)
 
 
-def build_loggers(config: DictConfig) -> list[Logger]:
+def build_loggers(config: DictConfig) -> "list[Logger]":
     """One logger, a mapping of several by name, or none."""
     built = instantiate(config)
-    return [built] if isinstance(built, Logger) else list(built.values())
+    return list(built.values()) if isinstance(built, DictConfig) else [built]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.system.settings import require
 
 
 class TrainingProgress(Callback):
@@ -16,6 +17,7 @@ class TrainingProgress(Callback):
     every `every` iterations and after each validation."""
 
     def __init__(self, every: int) -> None:
+        require("callbacks.progress.every", every)
         self.every = every
         self.console = Console()
         self.bar: Progress | None = None

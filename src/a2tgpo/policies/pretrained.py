@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.settings import require_all
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -25,10 +26,7 @@ def load_policy(
     be bfloat16. Raises ValueError where `path` is no model folder, an option is unknown, the adapter has dropout, or
     the tokenizer has no end token.
     """
-    if attn_implementation not in ("sdpa", "eager"):
-        raise ValueError(f"model.policy.attn_implementation={attn_implementation!r}: expected 'sdpa' or 'eager'")
-    if dtype not in DTYPES:
-        raise ValueError(f"model.policy.dtype={dtype!r}: expected {' or '.join(map(repr, DTYPES))}")
+    require_all({"attn_implementation": attn_implementation, "dtype": dtype}, "model.policy")
     if lora is not None and lora.lora_dropout:
         raise ValueError(
             f"model.policy.lora.lora_dropout={lora.lora_dropout}: expected 0, or no ratio would start at 1"

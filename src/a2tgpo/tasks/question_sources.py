@@ -48,10 +48,8 @@ def open_sources(key: str, entry: str, split: Split, limit: int | None) -> Itera
         for path in paths:
             yield (_open_lines if path.suffix == ".jsonl" else _open_parquet)(f"{key}={path}", path, limit)
     elif hub is None or Path(entry).suffix in SUFFIXES or Path(entry).is_file():
-        raise ValueError(
-            f"{label}: no such .parquet or .jsonl file; expected one, a pattern of them, "
-            "or a hub id owner/name[:config][@split]"
-        )
+        found = "neither a .parquet nor a .jsonl file" if Path(entry).is_file() else "no such .parquet or .jsonl file"
+        raise ValueError(f"{label}: {found}; expected one, a pattern of them, or a hub id owner/name[:config][@split]")
     else:
         rows = _from_hub(label, hub, split, limit)
         columns = rows.column_names if isinstance(rows, Dataset) else list(rows[0] if rows else ())

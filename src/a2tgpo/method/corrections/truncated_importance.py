@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from a2tgpo.system.settings import require_all
+
 
 @dataclass(frozen=True)
 class TruncatedImportance:
@@ -20,8 +22,7 @@ class TruncatedImportance:
     """The most that a token may count, at least 1."""
 
     def __post_init__(self) -> None:
-        if not (self.cap >= 1 and math.isfinite(self.cap)):
-            raise ValueError(f"model.correction.cap={self.cap}: expected a finite cap >= 1")
+        require_all(vars(self), "model.correction")
 
     @torch.no_grad()
     def __call__(
