@@ -10,15 +10,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from a2tgpo.evaluation.evaluate import evaluate, move
 from a2tgpo.evaluation.table import print_table
-from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.rollouts.trajectory import Split, Task
-from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.system.signals import ending_on_signals
-from a2tgpo.tasks.benchmarks import Benchmarks
 from a2tgpo.tasks.protocols import Tasks
-from launch import ROOT, launch, one_line_errors, prepare_process, require_values
+from launch import ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
+
+NEEDED = ("seed", "threads", "device", "precision", "split", "samples", "data.module", "model.policy")
+"""What no evaluation can do without, whatever `~` took away."""
 
 prepare_process()
 
@@ -32,7 +31,13 @@ def main(config: DictConfig) -> None:
 def run(config: DictConfig) -> None:
     """Build data and policy, play, say what came out."""
     with one_line_errors():
-        require_values(config)
+        require_settings(config, NEEDED, splits=(config.split,))
+        # here, because they take seconds: what is wrong with the configuration is said before
+        from a2tgpo.evaluation.evaluate import evaluate, move
+        from a2tgpo.policies.checkpoint import load_weights
+        from a2tgpo.system.process import configure_process, precision_context
+
+        quiet_libraries()
         configure_process(config.threads, keep_memory=config.device == "cpu")
         data = instantiate(config.data.module, _convert_="all")
         policy = instantiate(config.model.policy, _convert_="all")
@@ -54,6 +59,8 @@ def run(config: DictConfig) -> None:
 
 def question_sets(tasks: Tasks, split: str) -> tuple[Mapping[str, Sequence[Task]], Mapping[str, Sequence[str]]]:
     """Named sets and their groups: those of a benchmark, or else one split, which needs no group."""
+    from a2tgpo.tasks.benchmarks import Benchmarks
+
     if isinstance(tasks, Benchmarks):
         return tasks.sets(), tasks.groups
     return {split: tasks.split(Split(split))}, {}

@@ -10,16 +10,18 @@ base model.
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from peft import PeftModel
-from transformers import PreTrainedModel
 
-from a2tgpo.policies.checkpoint import load_weights
-from a2tgpo.policies.merging import merged
-from a2tgpo.policies.policy import Policy
-from launch import one_line_errors, prepare_process
+from launch import one_line_errors, prepare_process, quiet_libraries, require_settings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from a2tgpo.policies.policy import Policy
 
 
 def checkpoint_of(source: Path) -> Path:
@@ -35,22 +37,31 @@ def checkpoint_of(source: Path) -> Path:
     raise ValueError(f"{source}: no checkpoint; expected one written by src/train.py, or its run directory")
 
 
-def trained_policy(checkpoint: Path) -> Policy:
+def trained_policy(checkpoint: Path) -> "Policy":
     """The policy as the run's `config.yaml` describes it, with the weights of the checkpoint.
 
-    Raises ValueError where the configuration is missing, or describes another architecture.
+    Raises ValueError where the configuration is missing, cannot work, or describes another architecture.
     """
     path = checkpoint.resolve().parents[1] / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the checkpoint in the run directory it was written to")
-    policy = instantiate(OmegaConf.load(path).model.policy, _convert_="all")
+    config = OmegaConf.load(path)
+    require_settings(config)
+    from a2tgpo.policies.checkpoint import load_weights  # here, because it takes seconds
+
+    quiet_libraries()
+    policy = instantiate(config.model.policy, _convert_="all")
     load_weights(policy, checkpoint)
     return policy
 
 
-def exported_model(policy: Policy, adapter: bool) -> PreTrainedModel | PeftModel:
+def exported_model(policy: "Policy", adapter: bool) -> "PreTrainedModel | PeftModel":
     """The model to write: merged, or the adapter alone. Raises ValueError where there is no adapter to write, or the
     merged model is another."""
+    from peft import PeftModel
+
+    from a2tgpo.policies.merging import merged
+
     if adapter and not isinstance(policy.model, PeftModel):
         raise ValueError("--adapter: expected a run with model.policy.lora; this one trained all weights")
     if adapter or not isinstance(policy.model, PeftModel):

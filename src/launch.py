@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from glob import glob
@@ -14,14 +14,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from transformers.utils.logging import disable_progress_bar
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
-from a2tgpo.system.distributed import first_of_launch, launch_name
 from a2tgpo.system.files import held, whole_file
+from a2tgpo.system.launches import first_of_launch, launch_name
+from a2tgpo.system.settings import require, require_all
 from a2tgpo.system.signals import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,8 +54,10 @@ _log = logging.getLogger(__name__)
 def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
     """A resumed run goes on in its own directory, every other gets a new one, the same for all its processes.
 
-    Raises ValueError where there is no checkpoint to go on from, or it stands in no run directory.
+    Raises ValueError where there is no checkpoint to go on from, it stands in no run directory, or there is no
+    directory of runs.
     """
+    require("paths.log_dir", log_dir)
     if ckpt_path is not None and task_name == "train":
         if not Path(ckpt_path).is_file():
             raise ValueError(f"ckpt_path={ckpt_path}: no such file; expected a checkpoint written by src/train.py")
@@ -71,12 +72,7 @@ def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
 
 
 def prepare_process() -> None:
-    """Resolvers `project_root` and `run_dir` for the configuration; libraries speak only when something is wrong."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # what a model folder lacks is an error of our own
-    logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
-    disable_progress_bar()
+    """Resolvers `project_root` and `run_dir` for the configuration; known warnings of libraries are left out."""
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated")
@@ -84,10 +80,30 @@ def prepare_process() -> None:
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
 
 
-def require_values(config: DictConfig) -> None:
-    """Raises ValueError naming the keys that have no default and were not set."""
-    if missing := sorted(OmegaConf.missing_keys(config)):
+def quiet_libraries() -> None:
+    """Libraries speak only when something is wrong: after their import, which sets what they say."""
+    from transformers.utils.logging import disable_progress_bar
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # what a model folder lacks is an error of our own
+    logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
+    disable_progress_bar()
+
+
+def require_settings(config: DictConfig, needed: Sequence[str] = (), splits: Sequence[str] = ()) -> None:
+    """Raises ValueError naming a key that is `needed` and was taken away, those that have no default and were not set,
+    `splits` without question files among them, or the first whose value cannot work."""
+    if HydraConfig.initialized() and not HydraConfig.get().run.dir:
+        raise ValueError("hydra.run.dir: no value; expected a directory")
+    for key in needed:
+        require(key, OmegaConf.select(config, key))
+    files = {
+        key for key in (f"data.tasks.{split}" for split in splits) if OmegaConf.select(config, key, default="") is None
+    }
+    if missing := sorted(OmegaConf.missing_keys(config) | files):
         raise ValueError(f"{missing[0]}: no value; expected {' and '.join(f'{key}=…' for key in missing)}")
+    require_all(OmegaConf.to_container(config, resolve=True))
 
 
 def require_whole_iterations(config: DictConfig) -> None:
@@ -208,9 +224,9 @@ def _stop_in_one_line() -> Iterator[None]:
         ValueError,
         FloatingPointError,
         OSError,
-        MisconfigurationException,
         OmegaConfBaseException,
         HydraException,
+        *_of_lightning("fabric", "MisconfigurationException"),
     ) as error:
         if _SHOW_TRACE:
             raise
@@ -218,17 +234,30 @@ def _stop_in_one_line() -> Iterator[None]:
         sys.exit(1)
 
 
+def _of_lightning(package: str, name: str) -> tuple[type[BaseException], ...]:
+    """The exception `name`, once Lightning is there to raise it: its import takes seconds."""
+    module = sys.modules.get(f"lightning.{package}.utilities.exceptions")
+    return () if module is None else (getattr(module, name),)
+
+
 def _tell(error: Exception) -> str:
-    """What is wrong and where, without the parts of Hydra's message that only list its search path."""
+    """What is wrong and where, without what Hydra says of itself."""
     cause = error.__cause__
     while isinstance(error, OSError) and error.filename is None and isinstance(error.__context__, OSError):
         error = error.__context__  # what fails in tidying up after a full disk knows no file
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, InstantiationException) and isinstance(cause, ValueError | FileNotFoundError):
-        return str(cause)  # the project's own messages name the key
-    if isinstance(cause, MisconfigurationException) and "No supported gpu backend" in str(cause):
+    if "No supported gpu backend" in str(cause):
         return "trainer.accelerator=gpu: no GPU is visible; expected one, or trainer=default for the CPU"
+    if isinstance(cause, ValueError | FileNotFoundError) and "expected" in str(cause):
+        return str(cause)  # the project's own messages name the key
     if isinstance(error, InstantiationException) and cause is not None:
         return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
+    said, _, key = str(error).partition("full_key: ")
+    if isinstance(error, InterpolationKeyError):
+        return (
+            f"{key.split()[0]}: {said.strip()}; expected parts that fit together, as in data=default or data=calculator"
+        )
+    if isinstance(error, InterpolationResolutionError):
+        return said.partition("while resolving interpolation: ")[2]
     return str(error).partition("Config search path:")[0]

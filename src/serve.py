@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from a2tgpo.retrievers.protocols import PassageRetriever
 from a2tgpo.retrievers.server import RetrievalServer
-from launch import ROOT, launch, one_line_errors, prepare_process, require_values
+from launch import ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
 
 prepare_process()
 
@@ -21,7 +21,8 @@ prepare_process()
 def main(config: DictConfig) -> None:
     """Build the retriever, serve it."""
     with one_line_errors():
-        require_values(config)
+        require_settings(config)
+        quiet_libraries()
         retriever = instantiate(config.data.retriever, _convert_="all")
         if not isinstance(retriever, PassageRetriever):
             raise ValueError(

@@ -1,18 +1,15 @@
 """Train: compose the configuration, build the parts, fit, test the best checkpoint, say what came out."""
 
 import signal
+from typing import TYPE_CHECKING
 
 import hydra
-import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from a2tgpo.callbacks.report import print_report
-from a2tgpo.callbacks.rich_logging import log_text
 from a2tgpo.rollouts.trajectory import Split
-from a2tgpo.system.process import configure_process
 from a2tgpo.system.signals import ending_on_signals
 from launch import (
     ROOT,
@@ -20,10 +17,18 @@ from launch import (
     make_paths_absolute,
     one_line_errors,
     prepare_process,
-    require_values,
+    quiet_libraries,
+    require_settings,
     require_whole_iterations,
     run_directory,
 )
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from lightning.pytorch.loggers import Logger
+
+NEEDED = ("seed", "threads", "data.module", "model.module", "trainer", "callbacks.checkpoint", "callbacks.summary")
+"""What no run can do without, whatever `~` took away."""
 
 prepare_process()
 
@@ -37,9 +42,14 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig) -> None:
     """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
     with one_line_errors():
-        require_values(config)
+        require_settings(config, NEEDED, splits=("train", "val", "test"))
         require_whole_iterations(config)
         make_paths_absolute(config)
+        import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
+
+        from a2tgpo.system.process import configure_process
+
+        quiet_libraries()
         configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         with run_directory(config) as run_dir:
@@ -49,8 +59,10 @@ def train(config: DictConfig) -> None:
         print_report(run_dir, hydra_config.overrides.task, hydra_config.runtime.choices)
 
 
-def fit_and_test(config: DictConfig) -> lightning.Trainer:
+def fit_and_test(config: DictConfig) -> "Trainer":
     """The trainer, when all is done."""
+    from a2tgpo.callbacks.rich_logging import log_text
+
     data = instantiate(config.data.module, _convert_="all")
     data.require_questions(Split.TEST)  # it is asked last: what is wrong with it must not show after the training
     learner = instantiate(config.model.module, _convert_="all")
@@ -77,10 +89,10 @@ def fit_and_test(config: DictConfig) -> lightning.Trainer:
     return trainer
 
 
-def build_loggers(config: DictConfig) -> list[Logger]:
+def build_loggers(config: DictConfig) -> "list[Logger]":
     """One logger, a mapping of several by name, or none."""
     built = instantiate(config)
-    return [built] if isinstance(built, Logger) else list(built.values())
+    return list(built.values()) if isinstance(built, DictConfig) else [built]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import lightning
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import eval as eval_entry_point
@@ -12,6 +13,7 @@ import launch
 import train as train_entry_point
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
 from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.tasks.question_sources import open_sources
 from tests.helpers.tiny_runs import SMALL, finish, start
 
 
@@ -73,25 +75,61 @@ TRAIN = {
         ["model/policy=pretrained", "data/retriever=bm25"],
         "data.retriever.corpus_path: no value; expected data.retriever.corpus_path=… and model.policy.path=…",
     ),
+    "no part": (["model.clipper=null"], "model.clipper=null: expected a part, which model/clipper=… chooses"),
+    "no callbacks": (["~callbacks"], "callbacks.checkpoint=null: expected a part"),
+    "no seed": (["~seed"], "seed=null: expected an integer >= 0"),
+    "no experiment": (["~experiment"], "callbacks.summary.experiment=null: expected an experiment, such as"),
+    "no run directory": (["hydra.run.dir="], "hydra.run.dir: no value; expected a directory"),
+    "argument nobody takes": (
+        ["+model.optimizer.foo=1"],
+        "model.optimizer: AdamW.__init__() got an unexpected keyword",
+    ),
+    "unknown schedule": (["model.scheduler.name=foo"], "model.scheduler: foo is not a valid SchedulerType"),
+    "part of a rollout set": (
+        ["+trainer.limit_train_batches=1"],
+        "trainer.limit_train_batches=1: expected 1.0, or part",
+    ),
+    "unknown figure": (
+        ["callbacks.checkpoint.monitor=val/foo"],
+        "callbacks.checkpoint.monitor=val/foo: expected one of",
+    ),
+    "the other resolution": (["model.outcome.resolution=-1"], "model.outcome.resolution=-1: expected a number >= 0"),
+    "parts that do not fit": (
+        ["data/tasks=arithmetic"],
+        "data.retriever.passages.size: Interpolation key 'data.tasks.size'",
+    ),
+    "no question files": (
+        ["data=search_qa", "data.tasks.test=x.jsonl"],
+        "data.tasks.train: no value; expected data.tasks.train=… and data.tasks.val=…",
+    ),
+    "tag of a tool": (
+        ["data.dialect.answer_tag=search"],
+        "['search'] taken, where results are in 'result' and answers in",
+    ),
+    "tag of a thought": (
+        ["data.dialect.answer_tag=think"],
+        "data.dialect.answer_tag='think': expected another tag than",
+    ),
+    "too many people": (["data.tasks.size.person=50"], "data.tasks.size.person=50: expected <= 49, the names of"),
     "group of one": (
         ["data.module.group_size=1"],
         "data.module.group_size=1: expected at least 2, because the credit",
     ),
-    "no group": (["data.module.group_size=0"], "data.module.group_size=0: expected at least 1"),
-    "beta": (["model.clipper.beta=1.0"], "model.clipper.beta=1.0: expected 0 <= beta < 1"),
-    "eps": (["model.clipper.eps_low=0"], "model.clipper.eps_low=0: expected eps_low > 0"),
-    "gamma": (["model.accumulator.gamma=1.5"], "model.accumulator.gamma=1.5: expected 0 < gamma <= 1"),
+    "no group": (["data.module.group_size=0"], "data.module.group_size=0: expected an integer >= 1"),
+    "beta": (["model.clipper.beta=1.0"], "model.clipper.beta=1.0: expected a number >= 0 and < 1"),
+    "eps": (["model.clipper.eps_low=0"], "model.clipper.eps_low=0: expected a number or inf > 0"),
+    "gamma": (["model.accumulator.gamma=1.5"], "model.accumulator.gamma=1.5: expected a number > 0 and <= 1"),
     "mini-batch": (
         ["data.module.mini_batch_prompts=3"],
         "data.module.mini_batch_prompts=3: expected a divisor of data.module.prompts_per_iteration=4",
     ),
     "no training questions": (
         ["data.tasks.train_questions=0"],
-        "the train split has 0 questions; expected at least 1",
+        "data.tasks.train_questions=0: expected an integer >= 1",
     ),
     "no validation questions": (
         ["data.tasks.val_questions=0"],
-        "the val split has 0 questions; expected at least 1",
+        "data.tasks.val_questions=0: expected an integer >= 1",
     ),
     "question without answer": (
         ["data.tasks._target_=tests.test_bad_input.TasksWithoutAnswers"],
@@ -133,9 +171,9 @@ EVAL = {
         ["device=quantum"],
         "device=quantum: not available here; expected cpu or",
     ),
-    "split": (["split=tset"], "split=tset: expected train, val, test"),
-    "no questions": (["data.tasks.test_questions=0"], "data.tasks: the split is empty; expected at least one question"),
-    "no samples": (["samples=0"], "samples=0: expected at least 1"),
+    "split": (["split=tset"], "split='tset': expected train, val or test"),
+    "no questions": (["data.tasks.test_questions=0"], "data.tasks.test_questions=0: expected an integer >= 1"),
+    "no samples": (["samples=0"], "samples=0: expected an integer >= 1"),
 }
 
 
@@ -159,6 +197,7 @@ def files(composed, policy_dir, tmp_path):
 def last_words(policy_dir, tmp_path, files, monkeypatch, capsys):
     """`last_words(entry_point, overrides)`: the last line on stderr of a call that must end with exit code 1."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
 
     def call(entry_point, overrides):
         filled = [override.format(**files) for override in overrides]
@@ -199,7 +238,7 @@ def test_the_trace_is_shown_to_those_who_ask(composed, policy_dir, monkeypatch):
     monkeypatch.setattr(launch, "_SHOW_TRACE", True)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     config = composed("data.tasks.train_questions=0", *SMALL, f"paths.policy_dir={policy_dir}")
-    with pytest.raises(ValueError, match="the train split has 0 questions"):
+    with pytest.raises(ValueError, match=r"data\.tasks\.train_questions=0: expected"):
         train_entry_point.train(config)
 
 
@@ -214,7 +253,7 @@ def test_failed_resumption_leaves_the_earlier_summary_alone(last_words, files):
     ("script", "override", "message"),
     [
         ("train.py", "experiment=nope", "error: In 'train': Could not find 'experiment/nope' Available options in "),
-        pytest.param("eval.py", "split=tset", "error: split=tset: expected train, val", marks=pytest.mark.slow),
+        pytest.param("eval.py", "split=tset", "error: split='tset': expected train, val", marks=pytest.mark.slow),
     ],
 )
 def test_a_process_says_nothing_but_the_one_line(policy_dir, tmp_path, script, override, message):
@@ -222,6 +261,19 @@ def test_a_process_says_nothing_but_the_one_line(policy_dir, tmp_path, script, o
     output, errors = finish(process, 100)
     assert process.returncode == 1 and output == ""
     assert errors.startswith(message) and errors.count("\n") == 1
+
+
+def test_an_existing_file_of_another_kind_is_not_called_missing(tmp_path):
+    (tmp_path / "q.csv").write_text("question,answer")
+    with pytest.raises(
+        ValueError, match=r"^data\.tasks\.train=.*q\.csv: neither a \.parquet nor a \.jsonl file; expected"
+    ):
+        next(open_sources("data.tasks.train", str(tmp_path / "q.csv"), Split.TRAIN, None))
+
+
+def test_a_tag_of_a_tool_is_given_without_a_plus(composed):
+    config = composed("data.dialect.call_tags={search:query}")
+    assert instantiate(config.data.dialect).call_tags == {"search": "query"}
 
 
 def test_splits_are_named_by_their_value():

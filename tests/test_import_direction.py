@@ -80,7 +80,7 @@ def test_every_import_runs_downward():
     assert {(str(path), b) for path, a, b in arrows() if FLOOR[a] <= FLOOR[b]} == set()
 
 
-def test_the_method_imports_torch_the_recorded_trajectory_and_the_gather_over_ranks_nothing_else():
+def test_the_method_imports_torch_the_recorded_trajectory_the_gather_over_ranks_and_settings_nothing_else():
     own, foreign = set(), set()
     for path in FILES:
         if room(path) == "method":
@@ -89,16 +89,18 @@ def test_the_method_imports_torch_the_recorded_trajectory_and_the_gather_over_ra
                     own.add(".".join(name.split(".")[:3]))
                 elif name.split(".")[0] not in (*sys.stdlib_module_names, "a2tgpo"):
                     foreign.add(name.split(".")[0])
-    assert own == {"a2tgpo.rollouts.trajectory", "a2tgpo.system.distributed"}
+    assert own == {"a2tgpo.rollouts.trajectory", "a2tgpo.system.distributed", "a2tgpo.system.settings"}
     assert foreign == {"torch", "jaxtyping"}
 
 
-def test_a_strategy_imports_equations_turns_and_protocols_of_the_method_nothing_else():
+def test_a_strategy_imports_equations_turns_and_protocols_of_the_method_and_settings_nothing_else():
     allowed = {
         "a2tgpo.method.functional",
         "a2tgpo.method.turns",
         "a2tgpo.method.protocols",
         "a2tgpo.rollouts.trajectory",
+        "a2tgpo.system.limits",
+        "a2tgpo.system.settings",
     }
     for path in FILES:
         if room(path) == "method" and len(path.relative_to(PACKAGE).parts) == 3 and path.name != "__init__.py":

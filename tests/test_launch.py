@@ -163,6 +163,6 @@ def test_one_bad_job_does_not_end_a_sweep(policy_dir, tmp_path):
     process = start("train.py", "-m", "experiment=a2tgpo", *SMALL, "model.clipper.beta=1.5,0.3", *paths)
     _, errors = finish(process, timeout=120)
     assert process.returncode == 1
-    assert errors.strip().splitlines()[-1] == "error: model.clipper.beta=1.5: expected 0 <= beta < 1"
+    assert errors.strip().splitlines()[-1] == "error: model.clipper.beta=1.5: expected a number >= 0 and < 1"
     (summary,) = (tmp_path / "logs").glob("train/multiruns/*/1/summary.json")
     assert "test/success" in summary.read_text()

@@ -317,11 +317,11 @@ def test_a_refusal_ends_the_rollout_at_once(policy, engine, server):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.engine.url=localhost:8000", "data.engine.url=localhost:8000: expected http"),
+        ("data.engine.url=localhost:8000", "data.engine.url='localhost:8000': expected http"),
         ("data.engine.timeout=0", "data.engine.timeout=0: expected seconds > 0"),
         ("data.engine.patience=-1", "data.engine.patience=-1: expected seconds >= 0"),
-        ("data.engine.max_staleness=-1", "data.engine.max_staleness=-1: expected at least 0"),
-        ("data.engine.max_concurrency=0", "data.engine.max_concurrency=0: expected at least 1"),
+        ("data.engine.max_staleness=-1", "data.engine.max_staleness=-1: expected an integer >= 0"),
+        ("data.engine.max_concurrency=0", "data.engine.max_concurrency=0: expected an integer >= 1"),
     ],
 )
 def test_a_bad_setting_is_named(composed, override, message):

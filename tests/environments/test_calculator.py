@@ -131,7 +131,7 @@ def test_the_calculations_of_a_problem_lead_to_its_answer(tasks):
 
 
 def test_the_number_of_steps_is_bounded():
-    with pytest.raises(ValueError, match=r"data\.tasks\.max_steps=5: expected 1 to 4"):
+    with pytest.raises(ValueError, match=r"data\.tasks\.max_steps=5: expected an integer >= 1 and <= 4"):
         ArithmeticTasks(5, 1, 1, 1)
 
 

@@ -141,11 +141,11 @@ REFUSED = [
     ),
     (
         lambda: text_tags("no slot", ("<answer>", "")),
-        r"data\.dialect\.prompt_template='no slot': expected \{question\}",
+        r"data\.dialect\.prompt_template='no slot': expected a text with \{question\} in it",
     ),
     (
         lambda: tool_calls("no slot", ("<answer>", "")),
-        r"data\.dialect\.prompt_template='no slot': expected \{question\}",
+        r"data\.dialect\.prompt_template='no slot': expected a text with \{question\} in it",
     ),
     (
         lambda: text_tags("{question}", ("<answer>", ""), result_tag="info"),

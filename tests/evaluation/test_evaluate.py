@@ -14,7 +14,8 @@ from a2tgpo.evaluation.evaluate import pass_at_k, sampled_metrics
 from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
-from a2tgpo.system.process import precision_context, require_precision
+from a2tgpo.system.process import precision_context
+from a2tgpo.system.settings import require
 from tests.helpers.build import build_trajectory
 from tests.helpers.loops import loop
 from tests.helpers.shipped import pretrained_policy
@@ -170,10 +171,10 @@ def test_evaluation_takes_the_precision_of_training():
         with precision_context("cpu", precision):
             evaluations[precision] = torch.ones(2, 2) @ torch.ones(2, 2)
     assert [product.dtype for product in evaluations.values()] == [torch.float32, torch.bfloat16]
-    with pytest.raises(ValueError, match=r"^precision=16: expected 32-true or bf16-mixed"):
+    with pytest.raises(ValueError, match=r"^precision='16': expected 32-true or bf16-mixed"):
         precision_context("cpu", "16")
-    with pytest.raises(ValueError, match=r"^trainer\.precision=16: expected 32-true or bf16-mixed"):
-        require_precision("16", "trainer.precision")
+    with pytest.raises(ValueError, match=r"^trainer\.precision='16': expected 32-true or bf16-mixed"):
+        require("trainer.precision", "16")
 
 
 def test_a_question_that_lost_a_sample_is_left_out_and_counted(tmp_path, random_policy):

@@ -38,5 +38,5 @@ def test_the_corrected_mean_under_the_engine_is_the_mean_under_the_trainer():
 
 @pytest.mark.parametrize("cap", [0.5, math.inf, math.nan])
 def test_a_cap_must_be_finite_and_at_least_one(cap):
-    with pytest.raises(ValueError, match=rf"model.correction.cap={cap}: expected a finite cap >= 1"):
+    with pytest.raises(ValueError, match=rf"model.correction.cap={cap}: expected a number >= 1"):
         TruncatedImportance(cap)

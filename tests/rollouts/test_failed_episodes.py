@@ -100,7 +100,7 @@ def test_waiting_for_a_thread_is_no_time_of_the_environment(random_policy):
 
 @pytest.mark.parametrize("name", ["max_prompt_tokens", "max_response_tokens", "max_action_tokens", "max_sessions"])
 def test_a_loop_without_room_is_refused(name):
-    with pytest.raises(ValueError, match=rf"data\.module\.{name}=0: expected at least 1"):
+    with pytest.raises(ValueError, match=rf"data\.module\.{name}=0: expected an integer >= 1"):
         loop(ScriptedEngine(lambda key: []), Fragile, **{name: 0})
 
 

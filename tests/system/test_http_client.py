@@ -117,7 +117,7 @@ def test_proxies_of_the_machine_are_not_used(client, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("url", "timeout", "message"), [("here", 1.0, "url=here: "), ("http://a", 0.0, "timeout=0.0: ")]
+    ("url", "timeout", "message"), [("here", 1.0, "url='here': "), ("http://a", 0.0, "timeout=0.0: ")]
 )
 def test_wrong_settings_are_named(url, timeout, message):
     with pytest.raises(ValueError, match=rf"^data\.engine\.{message}expected"):

@@ -442,4 +442,4 @@ def test_one_name_in_two_formats_is_refused(write, tmp_path):
 
 
 def test_a_limit_of_none_at_all_is_refused():
-    assert message([], limit=0) == "data.tasks.limit=0: expected at least 1, or null for all questions"
+    assert message([], limit=0) == "data.tasks.limit=0: expected an integer >= 1 or null"

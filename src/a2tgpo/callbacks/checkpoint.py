@@ -6,6 +6,9 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from a2tgpo.system.errors import SettingError
+from a2tgpo.system.settings import require_all
+
 
 class BoundaryCheckpoint(ModelCheckpoint):
     """`last.ckpt` before the first and after every iteration, `best.ckpt` by validation (ties: the earlier).
@@ -14,6 +17,7 @@ class BoundaryCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, monitor: str, mode: str) -> None:
+        require_all({"monitor": monitor, "mode": mode}, "callbacks.checkpoint")
         super().__init__(
             dirpath=dirpath,
             filename="best",
@@ -24,6 +28,13 @@ class BoundaryCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises SettingError where a validation does not measure what says which checkpoint is best."""
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
+            raise SettingError(f"callbacks.checkpoint.monitor={self.monitor}: expected one of {known}")
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the start, unless the run was resumed from it."""

@@ -4,6 +4,7 @@ from lightning import Callback, Trainer
 
 from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.callbacks.rich_logging import log_histogram
+from a2tgpo.system.settings import require
 
 
 class Histograms(Callback):
@@ -13,6 +14,7 @@ class Histograms(Callback):
     """
 
     def __init__(self, every: int) -> None:
+        require("callbacks.histograms.every", every)
         self.every = every
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from a2tgpo.callbacks.nothing_learned import nothing_learned
 from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.callbacks.report import quoted
+from a2tgpo.system.settings import require
 from a2tgpo.system.signals import Interrupted
 
 
@@ -20,6 +21,7 @@ class TrainingProgress(Callback):
     iterations with the phase under way. A line of a run without trouble has 80 columns at most."""
 
     def __init__(self, every: int) -> None:
+        require("callbacks.progress.every", every)
         self.every = every
         self.console = Console()
         self.bar: Progress | None = None

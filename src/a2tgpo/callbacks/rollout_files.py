@@ -10,6 +10,7 @@ from a2tgpo.callbacks.rich_logging import log_text
 from a2tgpo.rollouts.transcripts import record, render
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.jsonl import write_jsonl
+from a2tgpo.system.settings import require_all
 
 CREDIT = ("gain", "normalized_gain", "advantage", "clip_low", "clip_high")
 """What each turn was given."""
@@ -32,6 +33,8 @@ class RolloutFiles(Callback):
     """
 
     def __init__(self, directory: str, every: int, max_files: int, transcripts: int) -> None:
+        own = {"every": every, "max_files": max_files, "transcripts": transcripts}
+        require_all(own, "callbacks.rollout_files")
         self.directory, self.every, self.max_files, self.transcripts = Path(directory), every, max_files, transcripts
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:

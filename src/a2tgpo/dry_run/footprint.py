@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from a2tgpo.system.settings import require_all
+
 GIB = 2**30
 USABLE = 0.9
 """Share of a device's memory that is left by its context, by temporaries and by fragments."""
@@ -23,6 +25,9 @@ class Hardware:
     devices: int
     memory_gib: float
     tflops: float
+
+    def __post_init__(self) -> None:
+        require_all(vars(self), "callbacks.sizing.hardware")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 from a2tgpo.embedded.world import RELATIONS, World
 from a2tgpo.rollouts.trajectory import Task
+from a2tgpo.system.settings import require_all
 
 MIN_YEAR_GAP = 5
 COMPARISON = "comparison"
@@ -24,6 +25,7 @@ class QuestionMix:
     comparison: float
 
     def __post_init__(self) -> None:
+        require_all(vars(self), "data.tasks.mix")
         total = self.hop1 + self.hop2 + self.hop3 + self.hop4 + self.comparison
         if abs(total - 1) > 1e-6:
             raise ValueError(f"data.tasks.mix: its shares sum to {total:g}; expected 1")

@@ -7,6 +7,7 @@ from functools import lru_cache
 from a2tgpo.embedded.questions import QuestionMix, make_question
 from a2tgpo.embedded.world import World, WorldSize, make_world
 from a2tgpo.rollouts.trajectory import Split, Task
+from a2tgpo.system.settings import require_all
 
 cached_world = lru_cache(maxsize=1024)(make_world)
 
@@ -57,6 +58,9 @@ class EmbeddedTasks:
     train_questions: int
     val_questions: int
     test_questions: int
+
+    def __post_init__(self) -> None:
+        require_all(vars(self), "data.tasks")
 
     def split(self, split: Split) -> WorldQuestions:
         """The questions of `split`."""

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from a2tgpo.embedded.names import draw_words
+from a2tgpo.embedded.names import WORDS, draw_words
 from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.system.settings import require_all
 
 FIRST_YEAR, LAST_YEAR = 1951, 1970
 
@@ -49,6 +50,16 @@ class WorldSize:
     company: int
     country: int
     person_words: int
+
+    def __post_init__(self) -> None:
+        key, most = "data.tasks.size", min(map(len, WORDS.values()))
+        require_all(vars(self), key)
+        names = (self.person_words // 2) * (self.person_words - self.person_words // 2)
+        if self.person > names:
+            raise ValueError(f"{key}.person={self.person}: expected <= {names}, the names of {key}.person_words")
+        words = self.film + self.city + self.company + self.country + self.person_words
+        if words > most:
+            raise ValueError(f"{key}: a world of {words} words; expected <= {most}, which is all there are of a split")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.distributed import gather, rank_and_world_size
 from a2tgpo.system.http_client import SHOWN, HttpClient, Refused, RetryBudget, Unavailable
+from a2tgpo.system.settings import require_all
 
 DELAYS = (0.25, 8.0)  # seconds between two tries: doubled from the first to the longest
 
@@ -38,12 +39,8 @@ class VllmEngine:
         patience: float,
         max_concurrency: int,
     ) -> None:
-        if max_staleness < 0:
-            raise ValueError(f"data.engine.max_staleness={max_staleness}: expected at least 0 iterations")
-        if not patience >= 0:
-            raise ValueError(f"data.engine.patience={patience}: expected seconds >= 0")
-        if max_concurrency < 1:
-            raise ValueError(f"data.engine.max_concurrency={max_concurrency}: expected at least 1")
+        own = {"max_staleness": max_staleness, "patience": patience, "max_concurrency": max_concurrency}
+        require_all(own, "data.engine")
         self.server = HttpClient(url, timeout, "data.engine", max_concurrency)
         self.base, self.weight_sync = model, weight_sync
         self.max_staleness, self.patience = max_staleness, patience

@@ -14,6 +14,7 @@ from a2tgpo.environments.tools.schema import ToolFunction, read_tool
 from a2tgpo.rollouts.protocols import Chat, StepResult
 from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task
 from a2tgpo.system.errors import SettingError
+from a2tgpo.system.settings import require_all
 
 
 @dataclass
@@ -48,12 +49,7 @@ class ToolUse:
     _seen: frozenset[str] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
-        if self.max_calls < 0:
-            raise SettingError(f"data.environment.max_calls={self.max_calls}: expected at least 0")
-        if not self.tool_timeout > 0:
-            raise SettingError(f"data.environment.tool_timeout={self.tool_timeout}: expected tool_timeout > 0")
-        if self.max_tool_failures < 1:
-            raise SettingError(f"data.environment.max_tool_failures={self.max_tool_failures}: expected at least 1")
+        require_all(vars(self), "data.environment")
         self._functions = {name: read_tool(name, function) for name, function in self.tools.items()}
         self._schemas = tuple(function.tool for function in self._functions.values())
         self.stop_strings = self.dialect.stop_strings(self._schemas)

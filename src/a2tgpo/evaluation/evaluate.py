@@ -17,6 +17,7 @@ from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.rollouts.transcripts import record
 from a2tgpo.system.files import write_json
 from a2tgpo.system.jsonl import write_jsonl
+from a2tgpo.system.settings import require_all
 from a2tgpo.training.metrics import episode_metrics
 
 
@@ -87,8 +88,7 @@ def evaluate(
 
 
 def _first(tasks: Sequence[Task], questions: int | None, samples: int) -> list[tuple[int, Task]]:
-    if samples < 1 or (questions is not None and questions < 1):
-        raise ValueError(f"questions={questions}, samples={samples}: expected at least 1 of each")
+    require_all({"questions": questions, "samples": samples})
     if not len(tasks):
         raise ValueError("data.tasks: the split is empty; expected at least one question")
     return [(i, tasks[i]) for i in range(len(tasks) if questions is None else min(questions, len(tasks)))]

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from a2tgpo.policies.cached_forward import require_cached_forward
 from a2tgpo.policies.checks import require_finite, require_fitting_tokenizer, require_whole
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.settings import require_all
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -28,10 +29,7 @@ def load_policy(
     be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
     has dropout, the tokenizer does not fit, or the model cannot be served from a cache of keys and values.
     """
-    if attn_implementation not in ("sdpa", "eager"):
-        raise ValueError(f"model.policy.attn_implementation={attn_implementation!r}: expected 'sdpa' or 'eager'")
-    if dtype not in DTYPES:
-        raise ValueError(f"model.policy.dtype={dtype!r}: expected {' or '.join(map(repr, DTYPES))}")
+    require_all({"attn_implementation": attn_implementation, "dtype": dtype}, "model.policy")
     if lora is not None and lora.lora_dropout:
         raise ValueError(
             f"model.policy.lora.lora_dropout={lora.lora_dropout}: expected 0, or no ratio would start at 1"

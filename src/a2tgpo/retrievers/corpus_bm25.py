@@ -9,6 +9,7 @@ from a2tgpo.retrievers.bm25 import WORD, best, tokenize
 from a2tgpo.retrievers.corpus import KEY, Corpus, write_offsets
 from a2tgpo.retrievers.index_cache import cached_index
 from a2tgpo.retrievers.protocols import EmptyCorpus, Passage
+from a2tgpo.system.settings import require_all
 
 
 class CorpusBM25:
@@ -19,10 +20,7 @@ class CorpusBM25:
     """
 
     def __init__(self, corpus_path: str, cache_dir: str, k1: float, b: float) -> None:
-        if not k1 >= 0:
-            raise ValueError(f"data.retriever.k1={k1}: expected k1 >= 0")
-        if not 0 <= b <= 1:
-            raise ValueError(f"data.retriever.b={b}: expected 0 <= b <= 1")
+        require_all({"k1": k1, "b": b}, "data.retriever")
         self._path, self._k1, self._b = Path(corpus_path), k1, b
         settings = {"kind": "bm25", "k1": k1, "b": b, "word": WORD, "bm25s": bm25s.__version__}
         directory = cached_index(self._path, Path(cache_dir), settings, self._build)

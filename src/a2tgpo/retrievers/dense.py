@@ -9,6 +9,7 @@ from typing import Any
 from a2tgpo.retrievers.corpus import Corpus, write_offsets
 from a2tgpo.retrievers.index_cache import cached_index, fingerprint
 from a2tgpo.retrievers.protocols import Passage
+from a2tgpo.system.settings import require
 
 VECTORS = "vectors.faiss"
 
@@ -31,8 +32,7 @@ class DenseRetriever:
         batch_size: int,
         device: str,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"data.retriever.batch_size={batch_size}: expected at least 1")
+        require("data.retriever.batch_size", batch_size)
         faiss, sentence_transformers = _libraries()
         self._path, self._query_prefix, self._passage_prefix = Path(corpus_path), query_prefix, passage_prefix
         self._batch_size = batch_size

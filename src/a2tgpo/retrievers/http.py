@@ -7,6 +7,7 @@ from typing import Any
 
 from a2tgpo.retrievers.passages import read_contents
 from a2tgpo.system.http_client import HttpClient, Refused, RetryBudget, Unavailable
+from a2tgpo.system.settings import require_all
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0
 """Seconds before the first retry, doubled for each one after it up to the longest."""
@@ -40,17 +41,12 @@ class HttpRetriever:
         max_concurrent: int,
         cache_size: int,
     ) -> None:
-        if protocol not in ("search_r1", "skyrl"):
-            raise ValueError(f"data.retriever.protocol={protocol!r}: expected 'search_r1' or 'skyrl'")
-        if not 0 < timeout <= total_timeout:
-            raise ValueError(f"data.retriever.timeout={timeout}: expected 0 < timeout <= total_timeout={total_timeout}")
-        for name, value, least in (
-            ("retries", retries, 0),
-            ("max_concurrent", max_concurrent, 1),
-            ("cache_size", cache_size, 0),
-        ):
-            if value < least:
-                raise ValueError(f"data.retriever.{name}={value}: expected at least {least}")
+        own = {"protocol": protocol, "timeout": timeout, "total_timeout": total_timeout, "retries": retries}
+        require_all(own | {"max_concurrent": max_concurrent, "cache_size": cache_size}, "data.retriever")
+        if timeout > total_timeout:
+            raise ValueError(
+                f"data.retriever.timeout={timeout}: expected at most data.retriever.total_timeout={total_timeout}"
+            )
         self._server = HttpClient(url, timeout, "data.retriever", max_concurrent)
         self._protocol, self._total_timeout, self._retries = protocol, total_timeout, retries
         self._cached = lru_cache(maxsize=cache_size)(self._ask)

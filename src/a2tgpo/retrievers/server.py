@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import socket
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 from a2tgpo.retrievers.batching import Batcher
 from a2tgpo.retrievers.protocols import Passage, PassageRetriever
 from a2tgpo.system.jsonl import read_json
+from a2tgpo.system.settings import require_all
 
 MAX_BODY = 4 << 20
 """Bytes a request may have."""
@@ -138,10 +138,7 @@ class RetrievalServer(ThreadingHTTPServer):
     def __init__(
         self, retriever: PassageRetriever, host: str, port: int, topk: int, window: float, max_batch: int
     ) -> None:
-        expected = {"port": (port, 0, 65535), "topk": (topk, 1, MAX_TOPK), "max_batch": (max_batch, 1, math.inf)}
-        for name, (value, low, high) in {**expected, "window": (window, 0, 1)}.items():
-            if not low <= value <= high:
-                raise ValueError(f"{name}={value}: expected {low} <= {name} <= {high}")
+        require_all({"host": host, "port": port, "topk": topk, "window": window, "max_batch": max_batch})
         self.topk = topk
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._connections: set[socket.socket] = set()

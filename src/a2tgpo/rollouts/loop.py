@@ -16,6 +16,7 @@ from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
 from a2tgpo.rollouts.trajectory import Call, CallResult, Task, Trajectory
 from a2tgpo.system.errors import SettingError, finite
+from a2tgpo.system.settings import require_all
 
 ENOUGH_CALLS = 16
 """So many calls of a tool without a single result are no coincidence."""
@@ -75,15 +76,7 @@ class Rollout:
     tools: ToolHealth = field(default_factory=ToolHealth, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("max_prompt_tokens", "max_response_tokens", "max_action_tokens", "max_sessions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.module.{name}={getattr(self, name)}: expected at least 1")
-        if not self.episode_timeout > 0:
-            raise ValueError(f"data.module.episode_timeout={self.episode_timeout}: expected seconds > 0")
-        if not 0 <= self.max_failed_share < 1:
-            raise ValueError(
-                f"data.module.max_failed_share={self.max_failed_share}: expected 0 <= max_failed_share < 1"
-            )
+        require_all(vars(self), "data.module")
 
     @property
     def max_sequence_tokens(self) -> int:

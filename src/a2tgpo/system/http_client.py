@@ -3,12 +3,12 @@
 import random
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
 from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.jsonl import read_json
+from a2tgpo.system.settings import require_all
 
 BUSY = (408, 429)
 """Client errors that mean: later."""
@@ -43,11 +43,7 @@ class HttpClient:
     """
 
     def __init__(self, url: str, timeout: float, key: str, max_connections: int) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{key}.url={url}: expected http://host:port")
-        if not timeout > 0:
-            raise ValueError(f"{key}.timeout={timeout}: expected seconds > 0")
+        require_all({"url": url, "timeout": timeout}, key)
         self.url, self.timeout, self.key = url, timeout, key
         limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
         self._client = httpx2.Client(limits=limits, trust_env=False)

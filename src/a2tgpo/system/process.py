@@ -5,6 +5,8 @@ import sys
 
 import torch
 
+from a2tgpo.system.settings import require
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
@@ -24,16 +26,10 @@ def configure_process(threads: int, keep_memory: bool = False) -> None:
         libc.mallopt(_M_TOP_PAD, 2**28)
 
 
-def require_precision(precision: str, key: str) -> None:
-    """Raises ValueError naming `key` for a precision that cannot be trained in."""
-    if precision not in ("32-true", "bf16-mixed"):
-        raise ValueError(f"{key}={precision}: expected 32-true or bf16-mixed")
-
-
 def precision_context(device: str | torch.device, precision: str) -> torch.autocast:
     """What training with this `precision` computes in; each weight is cast once for as long as the context lasts.
 
     Raises ValueError for any precision that training does not know.
     """
-    require_precision(precision, "precision")
+    require("precision", precision)
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16-mixed")

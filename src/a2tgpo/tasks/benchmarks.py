@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.system.settings import require_all
 from a2tgpo.tasks.question_files import Questions, listed, open_questions
 
 RESERVED = ("overall", "weighted", "macro")
@@ -26,6 +27,7 @@ class Benchmarks:
     limit: int | None
 
     def __post_init__(self) -> None:
+        require_all(vars(self), "data.tasks")
         for name in RESERVED:
             if name in self.groups or name in self.benchmarks:
                 raise ValueError(

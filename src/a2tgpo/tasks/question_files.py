@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from a2tgpo.rollouts.trajectory import Split, Task
+from a2tgpo.system.settings import require
 from a2tgpo.tasks.question_rows import Layout
 from a2tgpo.tasks.question_sources import open_sources
 
@@ -67,8 +68,7 @@ def open_questions(
 
     Columns are checked here, rows when they are read. Raises ValueError naming `key` or the file.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"data.tasks.limit={limit}: expected at least 1, or null for all questions")
+    require("data.tasks.limit", limit)
     files: list[QuestionFile] = []
     left = limit
     for entry in listed(key, entries):

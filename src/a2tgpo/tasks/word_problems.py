@@ -9,6 +9,7 @@ from random import Random
 
 from a2tgpo.environments.safe_arithmetic import evaluate, write_number
 from a2tgpo.rollouts.trajectory import Split, Task
+from a2tgpo.system.settings import require_all
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Edith", "Finn", "Grace", "Hugo", "Ines", "Jan", "Kira", "Leo")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stamps")
@@ -89,8 +90,7 @@ class ArithmeticTasks:
     test_questions: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_steps <= 4:
-            raise ValueError(f"data.tasks.max_steps={self.max_steps}: expected 1 to 4")
+        require_all(vars(self), "data.tasks")
 
     def split(self, split: Split) -> WordProblems:
         """The problems of `split`."""

@@ -16,6 +16,7 @@ from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.distributed import rank_and_world_size, shard
 from a2tgpo.system.process import precision_context
+from a2tgpo.system.settings import require_all
 from a2tgpo.tasks.protocols import Tasks
 from a2tgpo.training.protocols import Learner
 
@@ -46,17 +47,9 @@ class RolloutDataModule(LightningDataModule):
         test_tasks: int,
     ) -> None:
         super().__init__()
-        counts = {
-            "prompts_per_iteration": prompts_per_iteration,
-            "mini_batch_prompts": mini_batch_prompts,
-            "group_size": group_size,
-            "max_sessions": max_sessions,
-            "val_tasks": val_tasks,
-            "test_tasks": test_tasks,
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"data.module.{name}={count}: expected at least 1")
+        own = {"prompts_per_iteration": prompts_per_iteration, "mini_batch_prompts": mini_batch_prompts}
+        own |= {"group_size": group_size, "seed": seed, "val_tasks": val_tasks, "test_tasks": test_tasks}
+        require_all(own, "data.module")
         if prompts_per_iteration % mini_batch_prompts:
             raise ValueError(
                 f"data.module.mini_batch_prompts={mini_batch_prompts}: expected a divisor of "
@@ -94,6 +87,11 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(
                 f"trainer.reload_dataloaders_every_n_epochs={self.trainer.reload_dataloaders_every_n_epochs}: "
                 "expected 1, or every epoch after the first would train on the first epoch's rollouts"
+            )
+        limit = self.trainer.limit_train_batches
+        if stage == "fit" and (limit != 1.0 or isinstance(limit, int)):  # 1 is one mini-batch, 1.0 are all
+            raise ValueError(
+                f"trainer.limit_train_batches={limit}: expected 1.0, or part of every rollout set would be thrown away"
             )
         if self.mini_batch_prompts % n_ranks:
             raise ValueError(

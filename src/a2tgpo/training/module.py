@@ -18,7 +18,8 @@ from a2tgpo.scoring.batch import RolloutBatch, micro_batches, token_positions
 from a2tgpo.scoring.beliefs import require_context_length
 from a2tgpo.scoring.score import read, score, token_stats
 from a2tgpo.system.distributed import max_over_ranks, mean_over_ranks
-from a2tgpo.system.process import require_precision
+from a2tgpo.system.errors import SettingError
+from a2tgpo.system.settings import require, require_all
 from a2tgpo.system.timing import PhaseTimer
 from a2tgpo.training.meters import EpisodeMeter, IterationMeter
 from a2tgpo.training.metrics import rollout_metrics, update_counts
@@ -47,6 +48,9 @@ class A2TGPOModule(LightningModule):
     ) -> None:
         super().__init__()
         require_float32(policy)
+        own = {"micro_batch_tokens": micro_batch_tokens, "kl_coef": kl_coef}
+        own |= {"max_grad_norm": max_grad_norm, "max_skipped_steps": max_skipped_steps}
+        require_all(own, "model.module")
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are in no checkpoint; `on_load_checkpoint` checks the others
         self.model, self.policy = policy.model.train(), policy
@@ -55,6 +59,7 @@ class A2TGPOModule(LightningModule):
             raise ValueError(f"model.module.kl_coef={kl_coef}: expected 0 with model/reference=none")
         self.method = method
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.optimizer_with_schedule(n_steps=1)  # what is wrong with them shows here, not after the first rollouts
         self.answer_wrapper = tuple(answer_wrapper)
         self.micro_batch_tokens, self.kl_coef = micro_batch_tokens, kl_coef
         self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps
@@ -170,16 +175,24 @@ class A2TGPOModule(LightningModule):
 
     def configure_optimizers(self) -> dict:
         """Optimizer over the policy's trainable weights; the schedule counts optimizer steps."""
-        optimizer = self.make_optimizer([p for p in self.model.parameters() if p.requires_grad])
         source: RolloutSource = self.trainer.datamodule
-        steps = self.trainer.max_epochs * source.steps_per_iteration
-        scheduler = self.make_scheduler(optimizer=optimizer, num_training_steps=steps)
+        return self.optimizer_with_schedule(self.trainer.max_epochs * source.steps_per_iteration)
+
+    def optimizer_with_schedule(self, n_steps: int) -> dict:
+        """A new optimizer, and its schedule over `n_steps`. Raises SettingError for arguments that they do not take."""
+        try:
+            key, weights = "model.optimizer", [p for p in self.model.parameters() if p.requires_grad]
+            optimizer = self.make_optimizer(weights)
+            key = "model.scheduler"
+            scheduler = self.make_scheduler(optimizer=optimizer, num_training_steps=n_steps)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"{key}: {error}; expected arguments that it takes") from error
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def setup(self, stage: str) -> None:
         """Raises ValueError for a precision that cannot be trained in, and where credit compares trajectories of a
         prompt and there is only one."""
-        require_precision(self.trainer.precision, "trainer.precision")
+        require("trainer.precision", self.trainer.precision)
         source: RolloutSource = self.trainer.datamodule
         if stage != "test" and self.method.credit.compares_trajectories and source.group_size < 2:
             raise ValueError(

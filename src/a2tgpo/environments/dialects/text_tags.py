@@ -12,6 +12,7 @@ from a2tgpo.environments.protocols import Action, Tool, ToolCall
 from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.thinking import without_thoughts
 from a2tgpo.system.errors import SettingError
+from a2tgpo.system.settings import require_all, shown
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TextTags:
     answer_wrapper: tuple[str, str]
     answer_pattern: str
     """What of the answer tag's body is the answer, in group 1."""
-    call_tags: Mapping[str, str]
+    call_tags: Mapping[str, str] | None
     """The tag of a tool's calls, where it is not the name of the tool."""
     answer_tag: str
     result_tag: str
@@ -34,13 +35,15 @@ class TextTags:
     layout: PassageLayout
     chat: bool
     system: str
-    template: Mapping[str, Any]
+    template: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
+        require_all(vars(self), "data.dialect")
         require_answers(self.answer_wrapper, self.answer_pattern)
-        for name, slot in (("prompt_template", "{question}"), ("result_template", "{result}")):
-            if slot not in getattr(self, name):
-                raise ValueError(f"data.dialect.{name}={getattr(self, name)!r}: expected {slot} in it")
+        if self.answer_tag in (self.result_tag, "think"):
+            raise ValueError(
+                f"data.dialect.answer_tag={self.answer_tag!r}: expected another tag than those of thoughts and results"
+            )
         opening, _, closing = self.result_template.partition("{result}")
         if f"<{self.result_tag}>" not in opening or f"</{self.result_tag}>" not in closing:
             raise ValueError(
@@ -59,7 +62,10 @@ class TextTags:
                 )
         tags = [*map(self._tag, tools), self.answer_tag]
         if taken := {tag for tag in tags if [*tags, self.result_tag, "think"].count(tag) > 1}:
-            raise SettingError(f"data.dialect.call_tags={self.call_tags}: {sorted(taken)} taken; expected a tag a tool")
+            raise SettingError(
+                f"data.dialect.call_tags={shown(self.call_tags)}: {sorted(taken)} taken, where results are in "
+                f"{self.result_tag!r} and answers in {self.answer_tag!r}; expected a tag a tool"
+            )
         return self._closing(tools)
 
     def prompt(self, question: str, tools: Sequence[Tool]) -> str | Chat:
@@ -68,7 +74,7 @@ class TextTags:
         if not self.chat:
             return text
         system = ({"role": "system", "content": self.system},) if self.system else ()
-        return Chat((*system, {"role": "user", "content": text}), template=self.template)
+        return Chat((*system, {"role": "user", "content": text}), template=self.template or {})
 
     def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
         """The action `text` stands for, or None where it is not well-formed.
@@ -99,7 +105,7 @@ class TextTags:
         return self.result_template.replace("{result}", text)
 
     def _tag(self, tool: Tool) -> str:
-        return self.call_tags.get(tool.name, tool.name)
+        return (self.call_tags or {}).get(tool.name, tool.name)
 
     def _closing(self, tools: Sequence[Tool]) -> tuple[str, ...]:
         return tuple(f"</{tag}>" for tag in (*map(self._tag, tools), self.answer_tag))

@@ -12,6 +12,7 @@ from a2tgpo.environments.protocols import Action, Argument, Parameter, Tool, Too
 from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.thinking import END_THINK, THINK, cut_out, without_thoughts
 from a2tgpo.system.jsonl import read_json
+from a2tgpo.system.settings import require_all
 
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 FUNCTION, END_FUNCTION = "<function=", "</function>"
@@ -36,9 +37,8 @@ class ToolCalls:
     template: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        require_all(vars(self), "data.dialect")
         require_answers(self.answer_wrapper, self.answer_pattern)
-        if "{question}" not in self.prompt_template:
-            raise ValueError(f"data.dialect.prompt_template={self.prompt_template!r}: expected {{question}} in it")
 
     def stop_strings(self, tools: Sequence[Tool]) -> tuple[str, ...]:
         """None: an action may hold several calls."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from a2tgpo.retrievers.protocols import Retriever
 from a2tgpo.rollouts.trajectory import Task
+from a2tgpo.system.settings import require
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,7 @@ class Search:
     topk: int
 
     def __post_init__(self) -> None:
-        if self.topk < 1:
-            raise ValueError(f"data.environment.tools.search.topk={self.topk}: expected at least 1")
+        require("data.environment.tools.search.topk", self.topk)
 
     def __call__(self, query: str, task: Task) -> list[str]:
         """Searches a collection of texts and returns the best passages.

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from a2tgpo.method import functional
+from a2tgpo.system.settings import require_all
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,7 @@ class Discounted:
     """Discount per turn of distance."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"model.accumulator.gamma={self.gamma}: expected 0 < gamma <= 1")
+        require_all(vars(self), "model.accumulator")
 
     @torch.no_grad()
     def __call__(self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

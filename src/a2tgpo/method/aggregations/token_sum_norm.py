@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from a2tgpo.method import functional
+from a2tgpo.system.settings import require_all
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,7 @@ class TokenSumNorm:
     """Tokens a trajectory can have at most."""
 
     def __post_init__(self) -> None:
-        if not self.max_length > 0:
-            raise ValueError(f"model.aggregation.max_length={self.max_length}: expected max_length > 0")
+        require_all(vars(self), "model.aggregation")
 
     def __call__(self, turn_ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """Weight of each token in the sum over the whole mini-batch; rows without action tokens do not count."""

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from a2tgpo.method import functional
+from a2tgpo.system.settings import require_all
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,7 @@ class AdaptiveTurn:
     """How far above 1 the ratio may go; inf leaves it open."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta < 1:
-            raise ValueError(f"model.clipper.beta={self.beta}: expected 0 <= beta < 1")
-        if not self.eps_low > 0:
-            raise ValueError(f"model.clipper.eps_low={self.eps_low}: expected eps_low > 0")
-        if not self.eps_high > 0:
-            raise ValueError(f"model.clipper.eps_high={self.eps_high}: expected eps_high > 0")
+        require_all(vars(self), "model.clipper")
 
     @torch.no_grad()
     def __call__(self, normalized_gain: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:

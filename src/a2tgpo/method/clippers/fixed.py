@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from a2tgpo.system.settings import require_all
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -17,10 +19,7 @@ class Fixed:
     """How far above 1 the ratio may go; inf leaves it open."""
 
     def __post_init__(self) -> None:
-        if not self.eps_low > 0:
-            raise ValueError(f"model.clipper.eps_low={self.eps_low}: expected eps_low > 0")
-        if not self.eps_high > 0:
-            raise ValueError(f"model.clipper.eps_high={self.eps_high}: expected eps_high > 0")
+        require_all(vars(self), "model.clipper")
 
     @torch.no_grad()
     def __call__(self, normalized_gain: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:

@@ -1,11 +1,12 @@
 """Turn credit plus outcome credit."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from a2tgpo.system.settings import require_all
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,7 @@ class Additive:
     """Weight of the turn credit; the paper has none (1), its released code 0.3."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.alpha):
-            raise ValueError(f"model.combiner.alpha={self.alpha}: expected a finite number")
+        require_all(vars(self), "model.combiner")
 
     @torch.no_grad()
     def place(

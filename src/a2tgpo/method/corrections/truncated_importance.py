@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from a2tgpo.method import functional
+from a2tgpo.system.settings import require_all
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class TruncatedImportance:
     """The most that a token may count, at least 1."""
 
     def __post_init__(self) -> None:
-        if not (self.cap >= 1 and math.isfinite(self.cap)):
-            raise ValueError(f"model.correction.cap={self.cap}: expected a finite cap >= 1")
+        require_all(vars(self), "model.correction")
 
     @torch.no_grad()
     def __call__(

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from a2tgpo.method import functional
+from a2tgpo.system.settings import require_all
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class TurnGroup:
     """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
 
     def __post_init__(self) -> None:
-        if not self.resolution >= 0:
-            raise ValueError(f"model.normalizer.resolution={self.resolution}: expected resolution >= 0")
+        require_all(vars(self), "model.normalizer")
 
     @torch.no_grad()
     def __call__(

@@ -8,6 +8,7 @@ import torch
 from a2tgpo.method import functional
 from a2tgpo.method.turns import Gains, Observed
 from a2tgpo.rollouts.trajectory import Task
+from a2tgpo.system.settings import require_all
 
 MAX_ALIASES = 8
 """Accepted answers that are scored at most."""
@@ -25,12 +26,7 @@ class InformationGain:
     """Which accepted answers count: the `first`, the likeliest (`max`), or their `mean` probability."""
 
     def __post_init__(self) -> None:
-        if self.gain not in ("prob", "log_prob"):
-            raise ValueError(f"model.signal.gain={self.gain}: expected prob or log_prob")
-        if self.baseline not in ("query", "first_turn"):
-            raise ValueError(f"model.signal.baseline={self.baseline}: expected query or first_turn")
-        if self.aliases not in ("first", "max", "mean"):
-            raise ValueError(f"model.signal.aliases={self.aliases}: expected first, max or mean")
+        require_all(vars(self), "model.signal")
 
     def answers(self, task: Task) -> Sequence[str]:
         """The first accepted answer, or the first `MAX_ALIASES`. Raises ValueError where the task has none."""

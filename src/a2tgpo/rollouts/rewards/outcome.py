@@ -1,10 +1,10 @@
 """The outcome reward: how an episode ended, and how good its answer is."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from a2tgpo.rollouts.trajectory import StopReason, Trajectory
+from a2tgpo.system.settings import require_all
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,7 @@ class OutcomeReward:
     unanswered: float
 
     def __post_init__(self) -> None:
-        for name, value in (("malformed", self.malformed), ("unanswered", self.unanswered)):
-            if not math.isfinite(value):
-                raise ValueError(f"data.reward.{name}={value}: expected a finite number")
+        require_all(vars(self), "data.reward")
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """One outcome a trajectory, in order. Raises ValueError where one that answered has no metric `outcome`."""
