@@ -58,7 +58,7 @@ def load_shrunk(
     model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attn_implementation)
     model.generation_config.eos_token_id = speaker.eos_token_id
     try:
-        require_cached_forward(Policy(model.eval(), speaker))
+        require_cached_forward(Policy(model, speaker))
     except ValueError as error:
         raise ValueError(f"model.architecture.model_type={config.model_type}: {error}") from error
     return Policy(prepare(model, gradient_checkpointing, compile, lora), speaker)

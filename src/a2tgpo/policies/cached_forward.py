@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.policy import Policy, evaluation_mode
 
 CACHED, NEW = (16, 1), 4
 """Tokens in the cache of each row of the probe, far apart because positions are what may go wrong; and behind it."""
@@ -22,7 +22,8 @@ def require_cached_forward(policy: Policy) -> None:
     kind = policy.model.config.model_type
     expected = "expected full, sliding-window or latent attention with position ids, as in Llama, Qwen3 or DeepSeek-V3"
     try:
-        moved = _moved(policy)
+        with evaluation_mode(policy.model):
+            moved = _moved(policy)
     except Exception as error:  # each kind of model fails in its own way
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"a {kind} model does not run from a cache of keys and values ({why}); {expected}") from error

@@ -25,7 +25,7 @@ def load_policy(
 ) -> Policy:
     """Load model and tokenizer from `path`, without dropout; with `lora`, freeze the model and train an adapter on it.
 
-    Weights that are trained are best float32, with a trainer that computes in bf16-mixed; those under an adapter may
+    Weights that are trained must be float32, with a trainer that may compute in bf16-mixed; those under an adapter may
     be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
     has dropout, the tokenizer does not fit, or the model cannot be served from a cache of keys and values.
     """
