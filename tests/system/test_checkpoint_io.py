@@ -1,12 +1,14 @@
 """Checkpoint files: written beside their place and moved to it."""
 
 import os
+import signal
 
 import pytest
 import torch
 
 from a2tgpo.callbacks.rng_state import RngState
 from a2tgpo.system.checkpoint_io import AtomicCheckpointIO
+from a2tgpo.system.signals import Interrupted
 
 
 def test_what_was_saved_is_read(tmp_path):
@@ -24,6 +26,29 @@ def test_a_run_that_dies_while_it_saves_keeps_the_file_before(tmp_path):
     with pytest.raises(AttributeError):  # what cannot be written
         AtomicCheckpointIO().save_checkpoint({"step": 2, "callback": lambda: None}, path)
     assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
+
+
+def test_a_signal_during_a_save_ends_it_as_a_signal(tmp_path):
+    path, weights, met = tmp_path / "last.ckpt", {str(i): torch.zeros(20_000) for i in range(300)}, 0
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def interrupt(number, frame):
+        raise Interrupted(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(20):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 * (i + 1))
+                AtomicCheckpointIO().save_checkpoint(weights, tmp_path / "other.ckpt")
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                met += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert met > 0 and AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_file_may_be_replaced_while_it_is_read(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from a2tgpo.system.files import whole_file
+from a2tgpo.system.signals import Interrupted
 
 
 def read_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:
@@ -37,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch's writer does not say why it failed
+                if isinstance(error.__context__, OSError | Interrupted):  # torch's writer does not say why it failed
                     raise error.__context__ from None
                 raise
 
