@@ -27,11 +27,9 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
 
     def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            choices = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
             config = compose(config_name, overrides=list(overrides), return_hydra_config=True)
         with open_dict(config):
             config.hydra.runtime.output_dir = str(tmp_path)
-            config.hydra.runtime.choices.experiment = choices.get("experiment")
             HydraConfig.instance().set_config(config)
             del config.hydra
         return config

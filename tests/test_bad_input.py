@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 import lightning
 import pytest
 import torch
+from hydra.utils import instantiate
 
 import eval as eval_entry_point
 import launch
 import train as train_entry_point
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages
 from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.tasks.question_sources import open_sources
 from tests.helpers.tiny_runs import SMALL, finish, start
 
 
@@ -72,6 +74,42 @@ TRAIN = {
         ["model/policy=pretrained", "data/retriever=bm25"],
         "data.retriever.corpus_path: no value; expected data.retriever.corpus_path=… and model.policy.path=…",
     ),
+    "no part": (["model.clipper=null"], "model.clipper=null: expected a part, which model/clipper=… chooses"),
+    "no callbacks": (["~callbacks"], "callbacks.checkpoint=null: expected a part"),
+    "no seed": (["~seed"], "seed=null: expected an integer >= 0"),
+    "no experiment": (["~experiment"], "callbacks.summary.experiment=null: expected an experiment, such as"),
+    "no run directory": (["hydra.run.dir="], "hydra.run.dir: no value; expected a directory"),
+    "argument nobody takes": (
+        ["+model.optimizer.foo=1"],
+        "model.optimizer: AdamW.__init__() got an unexpected keyword",
+    ),
+    "unknown schedule": (["model.scheduler.name=foo"], "model.scheduler: foo is not a valid SchedulerType"),
+    "part of a rollout set": (
+        ["+trainer.limit_train_batches=1"],
+        "trainer.limit_train_batches=1: expected 1.0, or part",
+    ),
+    "unknown figure": (
+        ["callbacks.checkpoint.monitor=val/foo"],
+        "callbacks.checkpoint.monitor=val/foo: expected one of",
+    ),
+    "the other resolution": (["model.outcome.resolution=-1"], "model.outcome.resolution=-1: expected a number >= 0"),
+    "parts that do not fit": (
+        ["data/tasks=arithmetic"],
+        "data.retriever.passages.size: Interpolation key 'data.tasks.size'",
+    ),
+    "no question files": (
+        ["data=search_qa", "data.tasks.test=x.jsonl"],
+        "data.tasks.train: no value; expected data.tasks.train=… and data.tasks.val=…",
+    ),
+    "tag of a tool": (
+        ["data.dialect.answer_tag=search"],
+        "['search'] taken, where results are in 'result' and answers in",
+    ),
+    "tag of a thought": (
+        ["data.dialect.answer_tag=think"],
+        "data.dialect.answer_tag='think': expected another tag than",
+    ),
+    "too many people": (["data.tasks.size.person=50"], "data.tasks.size.person=50: expected <= 49, the names of"),
     "group of one": (
         ["data.module.group_size=1"],
         "data.module.group_size=1: expected at least 2, because the credit",
@@ -149,6 +187,7 @@ def files(tmp_path):
 def last_words(policy_dir, tmp_path, files, monkeypatch, capsys):
     """`last_words(entry_point, overrides)`: the last line on stderr of a call that must end with exit code 1."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
 
     def call(entry_point, overrides):
         filled = [override.format(**files) for override in overrides]
@@ -211,6 +250,19 @@ def test_a_process_says_nothing_but_the_one_line(policy_dir, tmp_path, script, o
     output, errors = finish(process, 100)
     assert process.returncode == 1 and output == ""
     assert errors.startswith(message) and errors.count("\n") == 1
+
+
+def test_an_existing_file_of_another_kind_is_not_called_missing(tmp_path):
+    (tmp_path / "q.csv").write_text("question,answer")
+    with pytest.raises(
+        ValueError, match=r"^data\.tasks\.train=.*q\.csv: neither a \.parquet nor a \.jsonl file; expected"
+    ):
+        next(open_sources("data.tasks.train", str(tmp_path / "q.csv"), Split.TRAIN, None))
+
+
+def test_a_tag_of_a_tool_is_given_without_a_plus(composed):
+    config = composed("data.dialect.call_tags={search:query}")
+    assert instantiate(config.data.dialect).call_tags == {"search": "query"}
 
 
 def test_splits_are_named_by_their_value():

@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from urllib.parse import urlsplit
 
@@ -102,10 +102,15 @@ def anything() -> Limit:
 
 
 def items(noun: str, each: Limit, length: int | None = None) -> Limit:
-    """A list of what `each` admits, `length` of it where that is given."""
+    """A list of what `each` admits: `length` of it, or any number but none."""
 
     def admits(value: object) -> bool:
-        return isinstance(value, list | tuple) and len(value) == (length or len(value)) and not any(map(each, value))
+        return (
+            isinstance(value, Sequence)
+            and not isinstance(value, str)
+            and len(value) == (length or len(value) or 1)
+            and not any(map(each, value))
+        )
 
     return _limit(noun, admits)
 
@@ -125,7 +130,7 @@ def part(group: str) -> Limit:
     def admits(value: object) -> bool:
         if isinstance(value, Mapping):
             return "_target_" in value
-        return not isinstance(value, str | Real | list | tuple | None)
+        return not isinstance(value, str | Real | Sequence | None)
 
     return _limit(f"a part, which {group}=… chooses", admits)
 
