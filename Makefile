@@ -34,7 +34,7 @@ test: $(READY) ## Run the fast tests
 test-slow: $(READY) ## Run the slow tests too
 	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults" $(PARALLEL) $(ARGS)
 
-test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume them, compare (about fifteen minutes)
+test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume them, compare; bad servers; fuzzed parsers (half an hour)
 	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
 
 .venv-vllm/.ready: scripts/setup_vllm.sh

@@ -276,6 +276,13 @@ def test_readme_and_contributing_show_the_same_strategy():
     assert set(readme) <= set(contributing)
 
 
+def test_promises_name_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", TEXT["docs/robustness.md"])
+    assert len(named) > 20
+    for path, test in named:
+        assert (f"def {test}(" if test else "def test_") in (ROOT / path).read_text(), (path, test)
+
+
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["check", "format"])
 def test_examples_keep_the_style(examples, tmp_path, arguments):
     ruff = [sys.executable, "-m", "ruff", *arguments, "--config", ROOT / "pyproject.toml", tmp_path / "src"]

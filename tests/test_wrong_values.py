@@ -31,10 +31,13 @@ def chosen(key):
 
 def compose_with(composed, policy_dir, name):
     """The configuration of an entry point with the file `name`."""
-    if "/" not in name:
-        needs = ["data.retriever.corpus_path=corpus.jsonl"] if name == "serve" else [f"paths.policy_dir={policy_dir}"]
-        return composed(*needs, config_name=name)
-    return composed(*choose(name), f"paths.policy_dir={policy_dir}")
+    if name == "serve":
+        return composed("data.retriever.corpus_path=corpus.jsonl", config_name=name)
+    paths = [f"paths.policy_dir={policy_dir}"]
+    if name == "eval":
+        return composed(*paths, config_name=name)
+    named = "callbacks.summary.experiment=a2tgpo"  # which is otherwise asked of the configuration composed last
+    return composed(*([] if name == "train" else choose(name)), *paths, named)
 
 
 def build(config, key):

@@ -47,7 +47,7 @@ def method(composed):
         files = CHOICES | (choices or {})
         swaps = tuple(f"model/{slot}={file}" for slot, file in files.items())
         if swaps not in COMPOSED:
-            COMPOSED[swaps] = composed(*swaps)
+            COMPOSED[swaps] = composed("~experiment", *swaps)
         config = COMPOSED[swaps].copy()
         for key, value in values.items():
             OmegaConf.update(config, "model." + key.replace("__", "."), value)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,24 @@ def test_what_was_saved_is_read(tmp_path):
     read = AtomicCheckpointIO().load_checkpoint(path)
     assert torch.equal(read.pop("weights"), saved.pop("weights")) and read == saved
     assert os.listdir(path.parent) == ["last.ckpt"]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    path: Path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("weights_only", [True, None])  # None is what Lightning says where it was told nothing
+def test_a_checkpoint_runs_no_code(tmp_path, weights_only):
+    torch.save({"state_dict": {}, "callbacks": Payload(tmp_path / "made")}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt: not a checkpoint; expected one written by src/train\.py"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=weights_only)
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_run_that_dies_while_it_saves_keeps_the_file_before(tmp_path):

@@ -71,7 +71,7 @@ def test_a_rollout_casts_each_weight_once(composed):
 
 
 def test_a_precision_that_cannot_be_trained_in_is_refused(composed):
-    with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true: expected 32-true or bf16-mixed"):
+    with pytest.raises(ValueError, match=r"trainer\.precision='bf16-true': expected 32-true or bf16-mixed"):
         fit(composed("experiment=a2tgpo", *SMALL, "trainer.precision=bf16-true"), [])
 
 
