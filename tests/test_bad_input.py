@@ -76,7 +76,7 @@ TRAIN = {
         "data.retriever.corpus_path: no value; expected data.retriever.corpus_path=… and model.policy.path=…",
     ),
     "no part": (["model.clipper=null"], "model.clipper=null: expected a part, which model/clipper=… chooses"),
-    "no callbacks": (["~callbacks"], "callbacks.checkpoint=null: expected a part"),
+    "no checkpoint": (["~callbacks.checkpoint"], "callbacks.checkpoint=null: expected a part"),
     "no seed": (["~seed"], "seed=null: expected an integer >= 0"),
     "no experiment": (["~experiment"], "callbacks.summary.experiment=null: expected an experiment, such as"),
     "no run directory": (["hydra.run.dir="], "hydra.run.dir: no value; expected a directory"),
@@ -201,7 +201,7 @@ def last_words(policy_dir, tmp_path, files, monkeypatch, capsys):
 
     def call(entry_point, overrides):
         filled = [override.format(**files) for override in overrides]
-        paths = [f"paths.policy_dir={policy_dir}", "hydra/job_logging=none"]
+        paths = [f"paths.policy_dir={policy_dir}", "hydra/job_logging=none", "hydra/hydra_logging=none"]
         paths += [] if any("log_dir" in override for override in filled) else [f"paths.log_dir={tmp_path}"]
         experiment = [] if any("experiment" in override for override in filled) else ["experiment=a2tgpo"]
         command = ["x.py", *experiment, *paths, *filled]

@@ -80,10 +80,18 @@ def test_a_policy_that_speaks_no_dialect_is_named_at_once_and_ended_after_a_whil
     assert len(table(run_dir)) == 4
 
 
+class Ruinous(torch.optim.SGD):
+    """Takes one step too far."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.param_groups[0]["params"][0].data.fill_(math.inf)
+
+
 def test_a_step_that_ruins_the_weights_ends_the_run_and_no_checkpoint_holds_them(composed, tmp_path, capsys):
     paths = (f"paths.policy_dir={SHIPPED}", f"paths.output_dir={tmp_path / 'run'}")
     config = composed("experiment=a2tgpo", *SMALL, "data.module.group_size=8", *paths)
-    config.model.optimizer = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": math.inf}
+    config.model.optimizer = {"_target_": f"{__name__}.Ruinous", "_partial_": True, "lr": 1.0}
     with pytest.raises(SystemExit):
         train.train(config)
     assert "error: an optimizer step left weights that are not finite; expected smaller" in capsys.readouterr().err

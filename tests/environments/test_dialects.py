@@ -156,7 +156,7 @@ REFUSED = [
     *(
         (
             partial(make, "{question}", ("<answer>", ""), answer_pattern=pattern),
-            r"data\.dialect\.answer_pattern=.*group 1",
+            r"data\.dialect\.answer_pattern=.*expected a regular expression with a group",
         )
         for make in (text_tags, tool_calls)
         for pattern in ("(", ".*", None, 3)

@@ -1,5 +1,6 @@
 """Evaluation by `src/eval.py`: greedy and sampled, the start and a checkpoint; pass@k by hand numbers."""
 
+import itertools
 import json
 from dataclasses import replace
 from itertools import combinations
@@ -27,13 +28,16 @@ EPISODE = {"success", "em", "f1", "format", "calls", "tool_failures", "reward", 
 @pytest.fixture
 def evaluate(composed, tmp_path, capsys):
     """`evaluate(…)`: the summary and the transcripts of one evaluation."""
+    numbers = itertools.count()
 
     def run(*overrides):
-        paths = (f"paths.policy_dir={SHIPPED}", f"paths.output_dir={tmp_path}")
+        directory = tmp_path / f"evaluation-{next(numbers)}"
+        directory.mkdir()
+        paths = (f"paths.policy_dir={SHIPPED}", f"paths.output_dir={directory}")
         entry_point.run(composed("experiment=a2tgpo", "questions=6", *paths, *overrides, config_name="eval"))
-        summary = json.loads((tmp_path / "summary.json").read_text())
+        summary = json.loads((directory / "summary.json").read_text())
         assert json.loads(capsys.readouterr().out) == summary
-        return summary, [json.loads(line) for line in (tmp_path / "transcripts.jsonl").open()]
+        return summary, [json.loads(line) for line in (directory / "transcripts.jsonl").open()]
 
     return run
 

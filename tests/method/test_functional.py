@@ -500,9 +500,9 @@ def test_kl_and_correction_are_finite_whatever_the_log_probs(new, old):
     kl = functional.k3_kl(logprobs, other)
     kl.sum().backward()
     assert kl.isfinite().all() and (kl >= 0).all() and logprobs.grad.isfinite().all()
-    for cap in (2.0, 1e300):
+    for cap in (2.0, 1e9):
         weight = TruncatedImportance(cap)(logprobs.detach(), other, LENGTHS)
-        assert weight.isfinite().all() and ((weight >= 0) & (weight <= cap)).all()
+        assert weight.isfinite().all() and ((weight >= 0) & (weight <= 1.00001 * cap)).all()
 
 
 @few

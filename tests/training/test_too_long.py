@@ -80,7 +80,7 @@ def test_a_long_answer_is_refused_before_the_first_episode(run, tmp_path):
 
 
 def test_a_split_without_questions_is_refused_before_the_training(run, tmp_path):
-    assert run("data.tasks.test=null").startswith("error: data.tasks: the test split has 0 questions; expected at ")
+    assert run("data.tasks.test=null").startswith("error: data.tasks.test: no value; expected data.tasks.test=…")
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 

@@ -226,6 +226,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **dict.fromkeys(("rollout_files.every", "histograms.every", "progress.every"), COUNT),
         "rollout_files.max_files": COUNT,
         "rollout_files.transcripts": COUNT_OR_ZERO,
+        "nothing_learned.patience": COUNT,
         "summary.experiment": text("an experiment, such as experiment=a2tgpo"),
         "sizing.hardware.devices": COUNT,
         **dict.fromkeys(("sizing.hardware.memory_gib", "sizing.hardware.tflops"), POSITIVE),

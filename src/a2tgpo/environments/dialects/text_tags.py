@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.environments.dialects.answers import require_answers, written_answer
+from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.dialects.arguments import argument_from_text
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, Tool, ToolCall
@@ -39,7 +39,7 @@ class TextTags:
 
     def __post_init__(self) -> None:
         require_all(vars(self), "data.dialect")
-        require_answers(self.answer_wrapper, self.answer_pattern)
+        require_wrapper(self.answer_wrapper)
         if self.answer_tag in (self.result_tag, "think"):
             raise ValueError(
                 f"data.dialect.answer_tag={self.answer_tag!r}: expected another tag than those of thoughts and results"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.environments.dialects.answers import require_answers, written_answer
+from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
 from a2tgpo.environments.dialects.arguments import argument_from_json, argument_from_text
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, Argument, Parameter, Tool, ToolCall
@@ -38,7 +38,7 @@ class ToolCalls:
 
     def __post_init__(self) -> None:
         require_all(vars(self), "data.dialect")
-        require_answers(self.answer_wrapper, self.answer_pattern)
+        require_wrapper(self.answer_wrapper)
 
     def stop_strings(self, tools: Sequence[Tool]) -> tuple[str, ...]:
         """None: an action may hold several calls."""

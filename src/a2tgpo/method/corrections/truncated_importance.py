@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from a2tgpo.method import functional
 from a2tgpo.system.settings import require_all
 
 
@@ -35,4 +34,4 @@ class TruncatedImportance:
         """Factor of each action token's weight in the loss, 0 elsewhere."""
         mask = turn_ids >= 0
         log_ratio = (old_logprobs - rollout_logprobs).masked_fill(~mask, -torch.inf)
-        return log_ratio.clamp(max=min(math.log(self.cap), functional.MAX_EXPONENT)).exp()
+        return log_ratio.clamp(max=math.log(self.cap)).exp()
