@@ -76,7 +76,7 @@ TRAIN = {
         "data.retriever.corpus_path: no value; expected data.retriever.corpus_path=… and model.policy.path=…",
     ),
     "no part": (["model.clipper=null"], "model.clipper=null: expected a part, which model/clipper=… chooses"),
-    "no checkpoint": (["~callbacks.checkpoint"], "callbacks.checkpoint=null: expected a part"),
+    "checkpoint taken away": (["~callbacks.checkpoint"], "callbacks.checkpoint=null: expected a part"),
     "no seed": (["~seed"], "seed=null: expected an integer >= 0"),
     "no experiment": (["~experiment"], "callbacks.summary.experiment=null: expected an experiment, such as"),
     "no run directory": (["hydra.run.dir="], "hydra.run.dir: no value; expected a directory"),
