@@ -253,6 +253,8 @@ def _tell(error: Exception) -> str:
         return str(cause)  # the project's own messages name the key
     if isinstance(error, InstantiationException) and cause is not None:
         return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
+    if "Config group override must be" in str(error):  # Hydra does not say of which group
+        return f"{' '.join(a for a in sys.argv if a.endswith('=null'))}: expected a choice of its group, or logger=none"
     said, _, key = str(error).partition("full_key: ")
     if isinstance(error, InterpolationKeyError):
         return (

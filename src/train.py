@@ -69,7 +69,7 @@ def fit_and_test(config: DictConfig) -> "Trainer":
     trainer = instantiate(
         config.trainer,
         callbacks=list(instantiate(config.callbacks).values()),
-        logger=build_loggers(config.logger),
+        logger=build_loggers(config.get("logger")),
         _convert_="all",
     )
     # Lightning's own would only make a note of SIGTERM, and wait for the other ranks inside the handler.
@@ -89,9 +89,9 @@ def fit_and_test(config: DictConfig) -> "Trainer":
     return trainer
 
 
-def build_loggers(config: DictConfig) -> "list[Logger]":
+def build_loggers(config: DictConfig | None) -> "list[Logger]":
     """One logger, a mapping of several by name, or none."""
-    built = instantiate(config)
+    built = instantiate(config or OmegaConf.create())
     return list(built.values()) if isinstance(built, DictConfig) else [built]
 
 

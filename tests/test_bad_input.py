@@ -63,6 +63,7 @@ TRAIN = {
         ["experiment=nope"],
         "Could not find 'experiment/nope' Available options in 'experiment'",
     ),
+    "null of a group": (["logger=null"], "logger=null: expected a choice of its group, or logger=none"),
     "unknown strategy": (["model/normalizer=nope"], "Could not find 'model/normalizer/nope' Available options in"),
     "misspelt key": (["model.clipper.betta=0.1"], "Could not override 'model.clipper.betta'"),
     "key nobody takes": (["+model.clipper.betta=0.1"], "got an unexpected keyword argument 'betta'"),
