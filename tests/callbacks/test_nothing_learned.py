@@ -47,7 +47,7 @@ def test_an_environment_without_tools_needs_no_counts_of_them():
 
 
 def test_no_patience_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"^callbacks\.nothing_learned\.patience=0: expected at least 1"):
+    with pytest.raises(ValueError, match=r"^callbacks\.nothing_learned\.patience=0: expected an integer >= 1"):
         NothingLearned(0)
 
 

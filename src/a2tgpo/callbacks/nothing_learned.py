@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from lightning import Callback, Trainer
 
 from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.system.settings import require
 
 
 def _no_credit(metrics: Mapping[str, float]) -> bool:
@@ -47,8 +48,7 @@ class NothingLearned(Callback):
     """
 
     def __init__(self, patience: int) -> None:
-        if patience < 1:
-            raise ValueError(f"callbacks.nothing_learned.patience={patience}: expected at least 1 iteration")
+        require("callbacks.nothing_learned.patience", patience)
         self.patience, self.in_a_row = patience, 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
