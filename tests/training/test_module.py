@@ -1,6 +1,7 @@
 """The learner on hand-built trajectories: exact micro-batches, ratios, reference, skipped steps, counted tokens."""
 
 import copy
+import inspect
 import math
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring.batch import micro_batches
 from a2tgpo.scoring.beliefs import encode_answer
 from a2tgpo.scoring.score import token_stats
+from a2tgpo.training.module import A2TGPOModule
 from tests.helpers.build import build_trajectory
 from tests.helpers.tiny_runs import SMALL, fit
 
@@ -132,6 +134,11 @@ def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner
         mini_batch = weighed(module, batch.rows(rows))
         parts = micro_batches(mini_batch.lengths.tolist(), 60)
         assert len(parts) > 1 and max(module.loss(mini_batch.rows(part))[2] for part in parts) == 0.0
+
+
+def test_the_learner_is_small():
+    assert len(inspect.getsource(A2TGPOModule).splitlines()) < 200
+    assert len(inspect.signature(A2TGPOModule).parameters) <= 10
 
 
 def test_state_dict_is_the_policy_alone(learner):

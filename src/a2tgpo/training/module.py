@@ -7,7 +7,6 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import Method
@@ -18,11 +17,11 @@ from a2tgpo.scoring.batch import RolloutBatch, micro_batches, token_positions
 from a2tgpo.scoring.beliefs import require_context_length
 from a2tgpo.scoring.score import read, score, token_stats
 from a2tgpo.system.distributed import max_over_ranks, mean_over_ranks
-from a2tgpo.system.errors import SettingError
 from a2tgpo.system.settings import require, require_all
 from a2tgpo.system.timing import PhaseTimer
 from a2tgpo.training.meters import EpisodeMeter, IterationMeter
 from a2tgpo.training.metrics import rollout_metrics, update_counts
+from a2tgpo.training.optimization import apply_schedule, optimizer_with_schedule, require_finite_weights
 from a2tgpo.training.protocols import RolloutSource
 
 
@@ -59,7 +58,7 @@ class A2TGPOModule(LightningModule):
             raise ValueError(f"model.module.kl_coef={kl_coef}: expected 0 with model/reference=none")
         self.method = method
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.optimizer_with_schedule(n_steps=1)  # what is wrong with them shows here, not after the first rollouts
+        optimizer_with_schedule(self.model.parameters(), optimizer, scheduler, n_steps=1)  # what is wrong shows now
         self.answer_wrapper = tuple(answer_wrapper)
         self.micro_batch_tokens, self.kl_coef = micro_batch_tokens, kl_coef
         self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps
@@ -158,15 +157,8 @@ class A2TGPOModule(LightningModule):
         return {"grad_norm": norm, "skipped": 0.0}
 
     def finish_iteration(self) -> None:
-        """Log what the rollout set and its steps looked like.
-
-        Raises FloatingPointError where a step left a weight that is not finite: no checkpoint shall hold it.
-        """
-        if not all(weight.isfinite().all() for weight in self.model.parameters() if weight.requires_grad):
-            raise FloatingPointError(
-                "an optimizer step left weights that are not finite; expected smaller steps (model.optimizer.lr); "
-                "checkpoints/last.ckpt holds the policy before this rollout set"
-            )
+        """Log what the rollout set and its steps looked like. Raises what `require_finite_weights` does."""
+        require_finite_weights(self.model.parameters())
         self.metrics = mean_over_ranks(self.metrics) | self.meter.summary()
         self.seconds = self.phases.lap()
         throughput = self.metrics["tokens/useful"] / (self.seconds["scoring"] + self.seconds["update"])
@@ -176,18 +168,8 @@ class A2TGPOModule(LightningModule):
     def configure_optimizers(self) -> dict:
         """Optimizer over the policy's trainable weights; the schedule counts optimizer steps."""
         source: RolloutSource = self.trainer.datamodule
-        return self.optimizer_with_schedule(self.trainer.max_epochs * source.steps_per_iteration)
-
-    def optimizer_with_schedule(self, n_steps: int) -> dict:
-        """A new optimizer, and its schedule over `n_steps`. Raises SettingError for arguments that they do not take."""
-        try:
-            key, weights = "model.optimizer", [p for p in self.model.parameters() if p.requires_grad]
-            optimizer = self.make_optimizer(weights)
-            key = "model.scheduler"
-            scheduler = self.make_scheduler(optimizer=optimizer, num_training_steps=n_steps)
-        except (TypeError, ValueError) as error:
-            raise SettingError(f"{key}: {error}; expected arguments that it takes") from error
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        steps = self.trainer.max_epochs * source.steps_per_iteration
+        return optimizer_with_schedule(self.model.parameters(), self.make_optimizer, self.make_scheduler, steps)
 
     def setup(self, stage: str) -> None:
         """Raises ValueError for a precision that cannot be trained in, and where credit compares trajectories of a
@@ -206,14 +188,8 @@ class A2TGPOModule(LightningModule):
             self.reference.model.to(self.device)
 
     def on_train_start(self) -> None:
-        """Take the schedule's learning rate: a resumed run has that of the run before, which may have been of another
-        length."""
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LambdaLR):
-            for group, base, factor in zip(
-                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-            ):
-                group["lr"] = base * factor(scheduler.last_epoch)
+        """Give a resumed run the learning rate of its own schedule."""
+        apply_schedule(self.lr_schedulers())
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave frozen weights out: an adapter's checkpoint does not hold the model under it."""
