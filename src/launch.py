@@ -35,9 +35,12 @@ RESUME_MAY_CHANGE = (
     ".patience",
     ".max_concurrent",
     ".max_concurrency",
+    ".cache_size",
+    ".max_sessions",
+    ".micro_batch_tokens",
+    ".gradient_checkpointing",
+    ".max_prompt_tokens",
 )
-RESUME_MAY_CHANGE += (".cache_size", ".max_sessions", ".micro_batch_tokens", ".gradient_checkpointing")
-RESUME_MAY_CHANGE += (".max_prompt_tokens",)
 """Ends of the keys that a resume may change: where things are, how much is done at once, and a limit that refuses
 prompts but cuts none."""
 PATHS = (".path", "_path", "_dir", "data.tasks.train", "data.tasks.val", "data.tasks.test", "data.retriever.model")

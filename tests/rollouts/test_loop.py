@@ -11,8 +11,8 @@ from tokenizers.processors import TemplateProcessing
 
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollouts.loop import ToolHealth
 from a2tgpo.rollouts.protocols import Completion, StepResult
+from a2tgpo.rollouts.tool_health import ToolHealth
 from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task, Trajectory, Turn
 from a2tgpo.scoring.batch import collate
 from a2tgpo.system.errors import SettingError

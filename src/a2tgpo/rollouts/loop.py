@@ -5,7 +5,6 @@ Who is played together, what is read once, what is lost; one episode's turns are
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,44 +13,12 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
 from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
-from a2tgpo.rollouts.trajectory import Call, CallResult, Task, Trajectory
+from a2tgpo.rollouts.tool_health import ToolHealth
+from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.system.errors import SettingError, finite
 from a2tgpo.system.settings import require_all
 
-ENOUGH_CALLS = 16
-"""So many calls of a tool without a single result are no coincidence."""
-
 _log = logging.getLogger(__name__)
-
-
-class ToolHealth:
-    """Tells a tool that is broken from one that fails now and then, over all rollout sets of a process."""
-
-    def __init__(self) -> None:
-        self._in_vain: Counter[str] = Counter()
-        """Calls of each tool since it last did its work."""
-
-    def count(self, trajectories: Sequence[Trajectory]) -> None:
-        """Log how many calls of each tool failed.
-
-        Raises SettingError where a tool has not done its work in the last `ENOUGH_CALLS` calls or more. To refuse a
-        call in words for the policy is its work too; to find nothing is not.
-        """
-        by_tool: dict[str, list[Call]] = {}
-        for call in (call for trajectory in trajectories for turn in trajectory.turns for call in turn.calls):
-            by_tool.setdefault(call.tool, []).append(call)
-        for tool, calls in by_tool.items():
-            in_vain = [call for call in calls if call.result in (CallResult.EMPTY, CallResult.FAILED)]
-            failed = [call for call in calls if call.result is CallResult.FAILED]
-            self._in_vain[tool] = self._in_vain[tool] + len(calls) if len(in_vain) == len(calls) else 0
-            if self._in_vain[tool] >= ENOUGH_CALLS:
-                raise SettingError(
-                    f"data.environment.tools.{tool}: none of its last {self._in_vain[tool]} calls brought a result; "
-                    f"expected some to. The last: {in_vain[-1].why}"
-                )
-            if failed:
-                told = (tool, len(failed), len(calls), failed[-1].why)
-                _log.warning("data.environment.tools.%s: %d of %d calls failed; the last: %s", *told)
 
 
 @dataclass(frozen=True)
