@@ -284,7 +284,7 @@ def test_a_dead_server_ends_the_rollout_in_one_line_and_in_bounded_time(policy, 
     start = time.monotonic()
     with pytest.raises(ValueError, match=rf"data.engine.url={server.url}: no answer for 1 s .*start it again"):
         greedy_episodes(policy, engine)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("kind", ["lora", "reload"])

@@ -173,7 +173,7 @@ def test_an_engine_ends_the_rollout_in_one_line_and_in_bounded_time(random_polic
             asyncio.run(sample(engine))
     told = str(error.value)
     assert told.startswith(f"data.engine.url={url}: ") and "\n" not in told and len(told) < 900
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
 
 
 class Judge:
@@ -199,7 +199,7 @@ def test_a_judge_ends_the_run_in_one_line_and_in_bounded_time(random_policy, kin
         with pytest.raises(ValueError) as error:
             rollout.run(random_policy, [(0, task)], 2, (0,), greedy=False)
     assert "\n" not in str(error.value) and len(str(error.value)) < 900
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
 
 
 # ---- Whole runs ------------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def test_of_a_huge_result_no_more_than_what_is_read_is_encoded(folders):
     start = time.monotonic()
     assert encode_observation(policy, chats[0], True, 400) == encode_observation(policy, chats[1], True, 400)
     assert encode_observation(policy, text * 50_000, True, 20) == few  # 105 MB, half an hour for the tokenizer
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 def test_an_action_that_was_not_closed_is_closed_by_the_observation(folders):

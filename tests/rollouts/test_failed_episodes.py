@@ -13,6 +13,7 @@ from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.rollouts.protocols import StepResult
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
+from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.errors import SettingError
 from tests.helpers.loops import loop
 from tests.helpers.tiny_runs import fit
@@ -76,9 +77,9 @@ def test_an_exception_costs_the_episode_and_nobody_else(random_policy, caplog, p
 
 @pytest.mark.parametrize("place", PLACES)
 def test_an_environment_that_hangs_costs_its_episode(random_policy, caplog, place):
-    played = rollout(place, None, timeout=0.2).run(random_policy, PROMPTS, 1, KEY, greedy=False)
+    played = rollout(place, None, timeout=1.0).run(random_policy, PROMPTS, 1, KEY, greedy=False)
     assert [t.group for t in played] == [0, 2]
-    assert "more than 0.2 seconds in the environment" in caplog.text
+    assert "more than 1 seconds in the environment" in caplog.text
 
 
 def test_too_many_failures_end_the_run_with_the_last_of_them(random_policy):
@@ -86,16 +87,18 @@ def test_too_many_failures_end_the_run_with_the_last_of_them(random_policy):
         rollout("step", RuntimeError("burst pipe"), share=0.3).run(random_policy, PROMPTS, 2, KEY, greedy=False)
 
 
-def test_waiting_for_a_thread_is_no_time_of_the_environment(random_policy):
+def test_waiting_for_a_thread_is_no_time_of_the_environment(random_policy, monkeypatch):
+    monkeypatch.setattr("a2tgpo.rollouts.episode._THREADS", DaemonThreads(1, "single"))
+
     @dataclass
     class Slow(Fragile):
         def step(self, action_text):
-            threading.Event().wait(0.1)
+            threading.Event().wait(0.02)
             return super().step(action_text)
 
     engine = ScriptedEngine(lambda key: ["<search> a</search>"] * 2)
-    rollout = loop(engine, lambda task: Slow(task, "", None), episode_timeout=0.35, max_sessions=256)
-    assert len(rollout.run(random_policy, PROMPTS, 80, KEY, greedy=False)) == 240  # of which 64 act at once
+    rollout = loop(engine, lambda task: Slow(task, "", None), episode_timeout=1.0, max_sessions=256)
+    assert len(rollout.run(random_policy, PROMPTS, 30, KEY, greedy=False)) == 90  # the last waits for 89 * 0.02 s
 
 
 @pytest.mark.parametrize("name", ["max_prompt_tokens", "max_response_tokens", "max_action_tokens", "max_sessions"])
