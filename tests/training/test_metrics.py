@@ -140,15 +140,26 @@ def test_policy_figures_speak_about_action_tokens_only(batch):
 def test_clip_fraction_by_turn_index(batch):
     mask = batch.turn_ids >= 0
     clipped = (batch.turn_ids == 0) & (torch.arange(4) < 1)[:, None] | ~mask  # turn 1 of the first row; padding is set
-    moved = torch.where(mask, batch.old_logprobs, 100.0)
-    moved[1, mask[1].nonzero()[-1]] -= 0.75
-    counts, largest = metrics_of.update_counts(batch, clipped, moved)
-    assert largest == close(0.75)
-    metrics = metrics_of.clip_metrics(counts)
+    logprobs = torch.where(mask, batch.old_logprobs, 100.0)
+    logprobs[1, mask[1].nonzero()[-1]] -= 0.75
+    moved = metrics_of.movement(batch, logprobs, torch.zeros_like(logprobs), clipped)
+    assert moved.max_log_ratio == close(0.75)
+    metrics = metrics_of.clip_metrics(moved.clipped)
     size = {turn: int((batch.turn_ids == turn).sum()) for turn in range(3)}
     assert metrics["update/clip_fraction/turn_1"] == close(0.25)  # one of four equal turns
     assert metrics["update/clip_fraction/turn_2"] == metrics["update/clip_fraction/turn_3"] == 0.0
     assert metrics["update/clip_fraction"] == close(size[0] / 4 / sum(size.values()))
+
+
+def test_turns_that_are_outside_their_clip_range(batch):
+    mask, bounds = batch.turn_ids >= 0, torch.full_like(batch.credit.gain, 0.1)
+    batch = replace(batch, credit=replace(batch.credit, clip_low=bounds, clip_high=2 * bounds))
+    log_ratio = torch.where(mask, 0.0, 9.0)
+    log_ratio[0, batch.turn_ids[0] == 0] = math.log(1.21)  # above 1.2
+    log_ratio[0, batch.turn_ids[0] == 1] = math.log(1.19)
+    log_ratio[2, (batch.turn_ids[2] == 1).nonzero()[-1]] = math.log(0.89)  # below 0.9, in one token
+    moved = metrics_of.movement(batch, batch.old_logprobs, log_ratio, torch.zeros_like(mask))
+    assert moved.outside.tolist() == [2, 9] and moved.max_log_ratio == 0.0
 
 
 def test_a_turn_index_without_tokens_has_no_clip_fraction():

@@ -75,7 +75,7 @@ def gradient(learner, batch, budget):
     learner.model.zero_grad()
     batch, total = weighed(learner, batch), 0.0
     for rows in micro_batches(batch.lengths.tolist(), budget):
-        loss, _, _ = learner.loss(batch.rows(rows))
+        loss, _ = learner.loss(batch.rows(rows))
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
@@ -116,14 +116,17 @@ def n_actions(trajectory):
 def test_first_step_after_scoring_has_ratio_exactly_one(learner, trajectories):
     module = learner()
     batch = weighed(module, module.prepare(trajectories, [], 0))
-    assert module.loss(batch)[2] == 0.0
+    assert module.loss(batch)[1].max_log_ratio == 0.0
 
 
 @pytest.mark.parametrize("budget", BUDGETS[:3])
 def test_other_micro_batches_than_scorings_move_the_ratio_by_rounding_only(learner, trajectories, budget):
     module = learner()
     batch = weighed(module, module.prepare(trajectories, [], 0))
-    assert max(module.loss(batch.rows(rows))[2] for rows in micro_batches(batch.lengths.tolist(), budget)) <= 1e-5
+    assert (
+        max(module.loss(batch.rows(rows))[1].max_log_ratio for rows in micro_batches(batch.lengths.tolist(), budget))
+        <= 1e-5
+    )
 
 
 def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner, trajectories):
@@ -133,7 +136,7 @@ def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner
     for rows in steps:
         mini_batch = weighed(module, batch.rows(rows))
         parts = micro_batches(mini_batch.lengths.tolist(), 60)
-        assert len(parts) > 1 and max(module.loss(mini_batch.rows(part))[2] for part in parts) == 0.0
+        assert len(parts) > 1 and max(module.loss(mini_batch.rows(part))[1].max_log_ratio for part in parts) == 0.0
 
 
 def test_the_learner_is_small():
@@ -162,10 +165,10 @@ def test_loss_is_that_of_the_equations_where_ratios_left_one(learner, trajectori
     shake(module)
     drift = 0.1 * torch.randn(batch.turn_mask.shape, generator=torch.Generator().manual_seed(0))
     batch = replace(batch, old_logprobs=batch.old_logprobs + to_tokens(drift, batch.turn_ids))
-    loss, counts, _ = module.loss(batch)
+    loss, moved = module.loss(batch)
     with torch.no_grad():
         new = token_stats(module.policy, batch.input_ids, batch.turn_ids).logprobs
-    total, bound = 0.0, 0
+    total, bound, outside = 0.0, 0, set()
     for b in range(len(batch)):
         tokens = (batch.turn_ids[b] >= 0).nonzero()[:, 0].tolist()
         row = 0.0
@@ -177,12 +180,14 @@ def test_loss_is_that_of_the_equations_where_ratios_left_one(learner, trajectori
             advantage, low, high = float(batch.credit.advantage[b, turn]), 1 - 0.03 * c, 1 + 0.04 * c
             row -= min(s * advantage, min(max(s, low), high) * advantage)
             bound += (advantage > 0 and s > high) or (advantage < 0 and s < low)
+            outside |= {(b, turn)} if not low <= s <= high else set()
             d = float(batch.ref_logprobs[b, token] - new[b, token])
             row += kl_coef * (math.exp(d) - d - 1)
         total += row / len(tokens) / len(batch)
     assert 0 < bound < sum(map(n_actions, trajectories))
     assert loss.item() == pytest.approx(total, rel=1e-5, abs=1e-6)
-    assert counts.sum(1).tolist() == [bound, sum(map(n_actions, trajectories))]
+    assert moved.clipped.sum(1).tolist() == [bound, sum(map(n_actions, trajectories))]
+    assert moved.outside.tolist() == [len(outside), sum(len(t.turns) for t in trajectories)]
 
 
 # ---- in the training loop --------------------------------------------------------------------------------------------

@@ -164,6 +164,14 @@ def clipped(
     return ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - low))
 
 
+def outside(
+    log_ratio: Float[Tensor, "B L"], low: Float[Tensor, "B L"], high: Float[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """Tokens whose ratio has left [1 − low, 1 + high], whatever their advantage."""
+    ratio = log_ratio.exp()
+    return (ratio > 1 + high) | (ratio < 1 - low)
+
+
 def k3_kl(logprobs: Float[Tensor, "B L"], ref_logprobs: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Estimate of KL(πθ ‖ π_ref) at a sampled token, never negative: eᵈ − 1 − d, d = log π_ref − log πθ (nats)."""
     difference = (ref_logprobs - logprobs).clamp(max=MAX_EXPONENT)

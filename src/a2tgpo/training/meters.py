@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
-from a2tgpo.training.metrics import clip_metrics, episode_metrics
+from a2tgpo.training.metrics import Movement, clip_metrics, episode_metrics
 
 
 class EpisodeMeter:
@@ -37,21 +37,25 @@ class IterationMeter:
     def __init__(self) -> None:
         self.positions: Counter[str] = Counter()
         self.steps: list[dict[str, float]] = []
-        self.clip_counts: Tensor | None = None
+        self.movements: list[list[Movement]] = []
 
-    def add_clipped(self, counts: Tensor) -> None:
-        """Clipped and all action tokens by turn index [2, T] of a micro-batch."""
-        self.clip_counts = counts if self.clip_counts is None else self.clip_counts + counts
+    def add_step(self, step: dict[str, float], movements: list[Movement]) -> None:
+        """Count an optimizer step: its numbers, and what became of each of its micro-batches."""
+        self.steps.append(step)
+        self.movements.append(movements)
 
     def summary(self) -> dict[str, float]:
         """The iteration's numbers, the same on every rank."""
-        metrics = clip_metrics(self.clip_counts)
+        metrics = clip_metrics(sum(moved.clipped for step in self.movements for moved in step))
         for name in ("loss", "grad_norm", "lr"):
             metrics[f"update/{name}"] = sum(step[name] for step in self.steps) / len(self.steps)
         metrics["update/skipped_steps"] = sum(step["skipped"] for step in self.steps)
         loss = sum(gather(metrics["update/loss"]))  # each rank has its share of the global mini-batch
         metrics = mean_over_ranks(metrics) | {"update/loss": loss}
-        metrics["update/first_step_max_log_ratio"] = max_over_ranks(self.steps[0]["max_log_ratio"])
-        metrics["update/max_log_ratio"] = max_over_ranks(max(step["max_log_ratio"] for step in self.steps))
+        largest = [max(moved.max_log_ratio for moved in step) for step in self.movements]
+        metrics["update/max_log_ratio"] = max_over_ranks(max(largest))
+        metrics["update/first_step_max_log_ratio"] = max_over_ranks(largest[0])
+        outside, turns = sum(gather(sum(moved.outside for moved in self.movements[0]))).tolist()
+        metrics["update/first_step_turns_outside"] = outside / turns
         tokens = sum(gather(self.positions), Counter())
         return metrics | {f"tokens/{name}": float(tokens[name]) for name in ("forwarded", "useful")}

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from a2tgpo.method.functional import k3_kl
+from a2tgpo.method.functional import k3_kl, outside, to_tokens
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 
@@ -135,16 +136,31 @@ def rollout_metrics(
     }
 
 
-def update_counts(
-    batch: RolloutBatch, clipped: Bool[Tensor, "B L"], logprobs: Float[Tensor, "B L"]
-) -> tuple[Int[Tensor, "2 T"], float]:
-    """Clipped and all action tokens by turn index, and the largest |log π_θ − log π_old| of any action token."""
-    mask = batch.turn_ids >= 0
-    turns = batch.turn_ids[mask]
+@dataclass(frozen=True)
+class Movement:
+    """How far the policy of an optimizer step is from the one that the set was scored with, in a micro-batch."""
+
+    clipped: Int[Tensor, "2 T"]
+    """Action tokens whose gradient the bound zeroes, and all of them, by turn index."""
+    outside: Int[Tensor, "2"]
+    """Turns whose ratio is outside their clip range, and all turns."""
+    max_log_ratio: float
+    """The largest |log π_θ − log π_old| of any action token."""
+
+
+def movement(
+    batch: RolloutBatch, logprobs: Float[Tensor, "B L"], log_ratio: Float[Tensor, "B L"], clipped: Bool[Tensor, "B L"]
+) -> Movement:
+    """What became of `batch` under a policy with these `logprobs`; `log_ratio` is the method's."""
+    row, column = (batch.turn_ids >= 0).nonzero(as_tuple=True)
+    turns = batch.turn_ids[row, column]
     n_turns = batch.turn_mask.shape[1]
-    counts = torch.stack([turns[clipped[mask]].bincount(minlength=n_turns), turns.bincount(minlength=n_turns)])
-    moved = torch.where(mask, logprobs - batch.old_logprobs, 0.0).abs()
-    return counts.cpu(), float(moved.max())
+    counts = torch.stack([turns[clipped[row, column]].bincount(minlength=n_turns), turns.bincount(minlength=n_turns)])
+    low, high = (to_tokens(bound, batch.turn_ids) for bound in (batch.credit.clip_low, batch.credit.clip_high))
+    left = outside(log_ratio, low, high)[row, column]
+    n_outside, n_all = (len((row * n_turns + turns)[of].unique()) for of in (left, slice(None)))
+    moved = (logprobs - batch.old_logprobs)[row, column].abs()
+    return Movement(counts.cpu(), torch.tensor([n_outside, n_all]), float(moved.max()) if len(moved) else 0.0)
 
 
 def clip_metrics(counts: Int[Tensor, "2 T"]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from a2tgpo.system.distributed import max_over_ranks, mean_over_ranks
 from a2tgpo.system.settings import require, require_all
 from a2tgpo.system.timing import PhaseTimer
 from a2tgpo.training.meters import EpisodeMeter, IterationMeter
-from a2tgpo.training.metrics import rollout_metrics, update_counts
+from a2tgpo.training.metrics import Movement, movement, rollout_metrics
 from a2tgpo.training.optimization import apply_schedule, optimizer_with_schedule, require_finite_weights
 from a2tgpo.training.protocols import RolloutSource
 
@@ -113,28 +113,26 @@ class A2TGPOModule(LightningModule):
             self.meter.positions.update(token_positions(lengths, parts))
             optimizer = self.optimizers()
             optimizer.zero_grad(set_to_none=False)  # gradients stay where DDP sums them up, and are held once
-            total, max_log_ratio = 0.0, 0.0
+            total, movements = 0.0, []
             for i, rows in enumerate(parts):
                 with optimizer.toggle_model(sync_grad=i == len(parts) - 1):
-                    loss, counts, log_ratio = self.loss(mini_batch.rows(rows).to(self.device))
+                    loss, moved = self.loss(mini_batch.rows(rows).to(self.device))
                     self.manual_backward(loss * self.trainer.world_size)  # DDP averages over ranks
-                total, max_log_ratio = total + loss.item(), max(max_log_ratio, log_ratio)
-                self.meter.add_clipped(counts)
-            step = {"loss": total, "max_log_ratio": max_log_ratio, "lr": optimizer.param_groups[0]["lr"]}
-            self.meter.steps.append(step | self.step(optimizer, total))
+                total += loss.item()
+                movements.append(moved)
+            step = {"loss": total, "lr": optimizer.param_groups[0]["lr"]}
+            self.meter.add_step(step | self.step(optimizer, total), movements)
         if self.trainer.is_last_batch:
             self.finish_iteration()
 
-    def loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, float]:
-        """The method's loss plus kl_coef · Σ loss_weight · k3-KL to the reference.
-
-        Also returns clipped and all action tokens by turn index [2, T], and the largest |log π_θ − log π_old|.
-        """
+    def loss(self, batch: RolloutBatch) -> tuple[Tensor, Movement]:
+        """The method's loss plus kl_coef · Σ loss_weight · k3-KL to the reference; and how far the policy has moved."""
         logprobs = token_stats(self.policy, batch.input_ids, batch.turn_ids, with_entropy=False).logprobs
         loss, clipped = self.method.loss(logprobs, batch.old_logprobs, batch.turn_ids, batch.credit, batch.loss_weight)
         if self.kl_coef:
             loss = loss + self.kl_coef * (batch.loss_weight * k3_kl(logprobs, batch.ref_logprobs)).sum()
-        return loss, *update_counts(batch, clipped, logprobs.detach())
+        log_ratio = self.method.ratio(logprobs.detach(), batch.old_logprobs, batch.turn_ids)
+        return loss, movement(batch, logprobs.detach(), log_ratio, clipped)
 
     def step(self, optimizer: LightningOptimizer, loss: float) -> dict[str, float]:
         """Clip the gradient and step; a loss or gradient that is not finite skips the step on every rank.
