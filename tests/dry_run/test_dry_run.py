@@ -131,7 +131,7 @@ def test_the_paper_s_settings_are_carried(composed):
     assert (model.clipper.eps_low, model.clipper.eps_high, model.clipper.beta) == (3e-3, 4e-3, 0.3)
     assert (model.optimizer.lr, model.optimizer.weight_decay, model.module.max_grad_norm) == (1e-6, 0.01, 1.0)
     assert (model.accumulator.gamma, model.combiner.alpha, model.module.kl_coef) == (1.0, 1.0, 0.0)
-    assert (model.signal.gain, model.normalizer.resolution) == ("prob", 1e-6)
+    assert (model.signal.gain, model.normalizer.resolution) == ("prob", "auto")
     assert model.normalizer._target_ == "a2tgpo.method.normalizers.turn_group.TurnGroup"
 
 

@@ -50,6 +50,7 @@ def credit_inputs(
         turn_mask=turn_mask,
         gain=gain,
         gain_mask=gain_mask,
+        gain_noise=torch.zeros_like(gain),
         belief=gain.new_zeros(rows, turns + 1),
         outcome=outcome,
         group_ids=torch.zeros(rows, dtype=torch.long) if group_ids is None else group_ids,
@@ -59,8 +60,8 @@ def credit_inputs(
 
 def rows(inputs: CreditInputs | Observed, order: Tensor) -> CreditInputs | Observed:
     """The same trajectories in another order."""
-    tensors = {f.name: getattr(inputs, f.name) for f in fields(inputs) if f.name != "trajectories"}
-    return replace(inputs, **{name: tensor[order] for name, tensor in tensors.items()})
+    values = {f.name: getattr(inputs, f.name) for f in fields(inputs)}
+    return replace(inputs, **{name: v[order] for name, v in values.items() if isinstance(v, Tensor)})
 
 
 def random_observed(seed: int, rows: int = 9, turns: int = 4, prompts: int = 3, aliases: int = 3) -> Observed:

@@ -131,7 +131,7 @@ def more_rows(tensor):
 
 FIELDS = {
     observed: ("turn_mask", "process_mask", "state_mask", "state_ids"),
-    inputs: ("turn_mask", "gain", "gain_mask", "belief", "state_ids"),
+    inputs: ("turn_mask", "gain", "gain_mask", "gain_noise", "belief", "state_ids"),
     batch: ("input_ids", "turn_ids", "rollout_logprobs", "turn_mask", "context_ids", "state_ids"),
 }
 

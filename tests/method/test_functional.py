@@ -22,6 +22,7 @@ from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.corrections.truncated_importance import TruncatedImportance
 from a2tgpo.method.credits.staged import StagedCredit
 from a2tgpo.method.method import PAPER
+from a2tgpo.method.normalizers.batch import Batch
 from a2tgpo.method.normalizers.prompt_group import PromptGroup
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 from a2tgpo.method.ratios.sequence import SequenceRatio
@@ -195,6 +196,29 @@ def test_standardise_equals_a_loop(seed):
             if len(gains) > 1:
                 expected[members, turn] = (gains - gains.mean()) / gains.std(correction=0)
     assert_close(TurnGroup(resolution=0.0)(reward, mask, group_ids), expected, atol=1e-9)
+
+
+def test_gains_within_their_rounding_errors_are_equal():
+    gain = doubles([[0.10, 0.5], [0.17, 0.9], [0.13, 0.9], [0.10, 0.0]])
+    mask, prompts = torch.tensor([[True, True], [True, True], [True, True], [True, False]]), torch.tensor([0, 0, 0, 1])
+    noise = doubles([[0.01, 0.01], [0.02, 0.01], [0.01, 0.09], [9.0, 9.0]])  # the last row's is another group's
+    hat = TurnGroup(resolution="auto")(gain, mask, prompts, noise)
+    assert not hat[:, 0].any()  # 0.07 apart, which 4 · 0.02 can do
+    assert_close(hat[:3, 1], doubles([-math.sqrt(2), math.sqrt(0.5), math.sqrt(0.5)]), atol=1e-9)  # 0.4 > 4 · 0.09
+    assert not TurnGroup(resolution="auto")(gain, mask, prompts, 1.2 * noise)[:, 1].any()
+    assert torch.equal(TurnGroup(resolution=1e-6)(gain, mask, prompts, noise), TurnGroup(1e-6)(gain, mask, prompts))
+
+
+@few
+@given(seeds)
+def test_auto_is_the_rounding_of_float32_where_there_is_no_noise(seed):
+    reward, mask, group_ids = random_turns(seed)
+    reward[::2] = reward[:1]  # some groups are flat
+    reward[0] += 0.9e-6
+    for normalizer in (TurnGroup, PromptGroup, Batch):
+        exact, auto = normalizer(1e-6)(reward, mask, group_ids), normalizer("auto")
+        assert torch.equal(auto(reward, mask, group_ids), exact)
+        assert torch.equal(auto(reward, mask, group_ids, torch.zeros_like(reward)), exact)
 
 
 @few

@@ -25,6 +25,7 @@ def test_first_ratio_is_one_at_any_precision(composed, precision, policy):
     ).lightning_module.metrics
     assert metrics["update/first_step_max_log_ratio"] <= (1e-5 if precision == "32-true" else 1e-3)
     assert metrics["update/first_step_turns_outside"] == 0.0
+    assert (metrics["credit/log_gain_noise"] > 1e-4) == (precision == "bf16-mixed" or "bf16" in policy)
     assert metrics["update/max_log_ratio"] > 1e-3  # the policy does move
     assert (metrics["policy/rollout_gap_max"] > 1e-3) == (precision == "bf16-mixed")  # sampled in bf16 too
 

@@ -8,7 +8,7 @@ are scored with forwards of their own.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from a2tgpo.method.turns import TurnCredit
 from a2tgpo.policies.cached_forward import require_cached_forward
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
+from a2tgpo.scoring.noise import log_gain_noise
 from a2tgpo.scoring.score import score
 from a2tgpo.system.distributed import local_rows
 
@@ -61,6 +62,7 @@ class A2TGPOTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.method, self.answer_wrapper = method, answer_wrapper
         self.answer_column, self.score_tokens = answer_column, score_tokens
+        self.log_gain_noise: float | None = None
         default = {field.name: field.default for field in fields(GRPOConfig)}
         for part, options in REPLACED.items():
             for option in options:
@@ -128,8 +130,11 @@ class A2TGPOTrainer(GRPOTrainer):
     def credit(self, trajectories: Sequence[Trajectory]) -> TurnCredit:
         """What the method assigns to this rank's turns; groups are compared over all ranks."""
         answers = self.method.signal.answers
-        scored = score(self._policy(), trajectories, answers, self.answer_wrapper, self.score_tokens)
-        credit = self.method.assign(scored.observed)
+        policy = self._policy()
+        scored = score(policy, trajectories, answers, self.answer_wrapper, self.score_tokens)
+        if self.log_gain_noise is None:
+            self.log_gain_noise = log_gain_noise(policy, scored, self.score_tokens)
+        credit = self.method.assign(replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0))
         if credit.gain_mask.any():
             self._log_mean("gain/mean", credit.gain[credit.gain_mask])
         return credit

@@ -51,6 +51,7 @@ class Method:
             turn_mask=all_gather_rows(observed.turn_mask, False),
             gain=all_gather_rows(gains.gain, 0.0),
             gain_mask=all_gather_rows(gains.gain_mask, False),
+            gain_noise=all_gather_rows(torch.zeros_like(gains.gain) if gains.noise is None else gains.noise, 0.0),
             belief=all_gather_rows(gains.belief, 0.0),
             outcome=all_gather_rows(observed.outcome, 0.0),
             group_ids=all_gather_rows(observed.group_ids, 0),
@@ -104,7 +105,7 @@ PAPER = Method(
     signal=InformationGain(gain="prob", baseline="query", aliases="first"),
     credit=StagedCredit(
         outcome=PromptGroup(resolution=1e-6),
-        normalizer=TurnGroup(resolution=1e-6),
+        normalizer=TurnGroup(resolution="auto"),
         accumulator=VarianceRescaled(gamma=1.0),
         combiner=Additive(alpha=1.0),
     ),

@@ -31,9 +31,13 @@ class Normalizer(Protocol):
     """Does it compare the trajectories of a prompt, so that a group of one would be all 0?"""
 
     def __call__(
-        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+        self,
+        reward: Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        group_ids: Int[Tensor, " B"],
+        noise: Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Normalised reward, 0 where ~mask."""
+        """Normalised reward, 0 where ~mask; `noise` is each reward's rounding error, None where it has none."""
         ...
 
 

@@ -33,6 +33,8 @@ class Observed:
     """Equal for the trajectories of a prompt."""
     state_ids: Int[Tensor, "B T"]
     """Equal where turns were taken in the same anchor state."""
+    log_gain_noise: float = 0.0
+    """Rounding error (nats, root mean square) of a difference of two `answer_logprob`s."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Gains:
     """The turn has a gain."""
     belief: Float[Tensor, "B T+1"]
     """Probability of the accepted answer in each state; 0 for signals that have none."""
+    noise: Float[Tensor, "B T"] | None = None
+    """Rounding error of each gain, in its unit; None where gains are exact."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class CreditInputs:
     turn_mask: Bool[Tensor, "B T"]
     gain: Float[Tensor, "B T"]
     gain_mask: Bool[Tensor, "B T"]
+    gain_noise: Float[Tensor, "B T"]
+    """Rounding error of each gain, in its unit."""
     belief: Float[Tensor, "B T+1"]
     outcome: Float[Tensor, " B"]
     group_ids: Int[Tensor, " B"]

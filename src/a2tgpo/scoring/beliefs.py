@@ -16,6 +16,7 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.chat_template import encode_quoting
 from a2tgpo.rollouts.thinking import END_THINK, THINK, opened_thought
 from a2tgpo.rollouts.trajectory import Task, Trajectory
+from a2tgpo.scoring.float32 import float32_arithmetic
 from a2tgpo.scoring.projection import predict
 
 
@@ -188,20 +189,21 @@ def build_answer_block(queries: Sequence[AnswerQuery], rows: Sequence[int], heig
 
 
 def answer_logprobs(policy: Policy, cache: Cache, block: AnswerBlock) -> Float[Tensor, " N"]:
-    """Mean log-prob of each query's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), in fp32 (eq. 2)."""
+    """Mean log-prob of each query's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j) (eq. 2), computed in fp32."""
     block = block.to(policy.device)
     cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(len(block.ids), -1)
     key_positions = torch.cat([cached, block.position_ids], dim=1)
-    logits = predict(
-        policy,
-        block.row,
-        block.column,
-        block.ids,
-        attention_mask=policy.attention_mask(block.mask, block.position_ids, key_positions),
-        position_ids=block.position_ids,
-        past_key_values=cache,
-        use_cache=True,
-    )
+    with float32_arithmetic(policy):
+        logits = predict(
+            policy,
+            block.row,
+            block.column,
+            block.ids,
+            attention_mask=policy.attention_mask(block.mask, block.position_ids, key_positions),
+            position_ids=block.position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
     logprobs = logits.gather(-1, block.target[:, None])[:, 0] - logits.logsumexp(-1)
     n_tokens = torch.bincount(block.query)
     return (logprobs.new_zeros(len(n_tokens)).index_add(0, block.query, logprobs) / n_tokens).cpu()

@@ -17,7 +17,7 @@ from a2tgpo.method.turns import Observed
 from a2tgpo.policies.policy import Policy, evaluation_mode
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, collate, micro_batches, token_positions
-from a2tgpo.scoring.beliefs import AnswerQuery, answer_logprobs, build_answer_block, plan_beliefs
+from a2tgpo.scoring.beliefs import AnswerQuery, BeliefPlan, answer_logprobs, build_answer_block, plan_beliefs
 from a2tgpo.scoring.projection import predict
 
 
@@ -114,6 +114,8 @@ class Scored:
     observed: Observed
     entropy: Float[Tensor, "B L"]
     positions: Counter[str]
+    plan: BeliefPlan
+    """Which answers were scored, and where."""
 
 
 def score(
@@ -145,4 +147,4 @@ def score(
         state_ids=batch.state_ids,
     )
     batch = replace(batch, old_logprobs=reading.tokens.logprobs)
-    return Scored(batch, observed, reading.tokens.entropy, reading.positions)
+    return Scored(batch, observed, reading.tokens.entropy, reading.positions, plan)

@@ -181,7 +181,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "aliases": choice("first", "max", "mean"),
     },
     "model.outcome": {"resolution": NOT_NEGATIVE},
-    "model.normalizer": {"resolution": NOT_NEGATIVE},
+    "model.normalizer": {"resolution": either(NOT_NEGATIVE, choice("auto"))},
     "model.accumulator": {"gamma": number(above=0, at_most=1)},
     "model.combiner": {"alpha": number()},
     "model.clipper": {

@@ -15,6 +15,7 @@ from a2tgpo.policies.policy import Policy, require_float32, require_same_archite
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, micro_batches, token_positions
 from a2tgpo.scoring.beliefs import require_context_length
+from a2tgpo.scoring.noise import log_gain_noise
 from a2tgpo.scoring.score import read, score, token_stats
 from a2tgpo.system.distributed import max_over_ranks, mean_over_ranks
 from a2tgpo.system.settings import require, require_all
@@ -71,6 +72,8 @@ class A2TGPOModule(LightningModule):
         self.seconds: dict[str, float] = {}
         """Seconds of each phase since the end of the iteration before; a validation counts for the next."""
         self.skipped_in_a_row = 0
+        self.log_gain_noise: float | None = None
+        """Rounding error of a log-gain (nats), measured on the first set of a run that has gains."""
 
     # ---- scoring and credit ------------------------------------------------------------------------------------------
 
@@ -91,13 +94,17 @@ class A2TGPOModule(LightningModule):
             budget, answers = self.micro_batch_tokens, self.method.signal.answers
             scored = score(self.policy, trajectories, answers, self.answer_wrapper, budget, mini_batches)
             self.meter.positions.update(scored.positions)
-            batch = replace(scored.batch, credit=self.method.assign(scored.observed))
+            if self.log_gain_noise is None:
+                self.log_gain_noise = log_gain_noise(self.policy, scored, budget)
+            observed = replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0)
+            batch = replace(scored.batch, credit=self.method.assign(observed))
             if self.reference is not None:
                 reading = read(self.reference, batch, [], budget, mini_batches, with_entropy=False)
                 self.meter.positions.update(reading.positions)
                 batch = replace(batch, ref_logprobs=reading.tokens.logprobs)
         self.trajectories, self.rollout_batch = trajectories, batch
         self.metrics = rollout_metrics(trajectories, batch, scored.entropy, self.reference is not None, answers)
+        self.metrics["credit/log_gain_noise"] = observed.log_gain_noise
         self.metrics["train/failed_episodes"] = n_failed / (n_failed + len(trajectories))
         return batch
 
@@ -193,10 +200,12 @@ class A2TGPOModule(LightningModule):
         """Leave frozen weights out: an adapter's checkpoint does not hold the model under it."""
         kept = {f"model.{name}" for name in trained_names(self.policy)}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        checkpoint["log_gain_noise"] = self.log_gain_noise
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Raises ValueError where the checkpoint belongs to another architecture."""
         require_same_architecture(self.policy, weights_in(checkpoint))
+        self.log_gain_noise = checkpoint.get("log_gain_noise")
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ class StagedCredit:
         """Normalised gain îg and advantage Â. A combiner may place more rewards than there are turns; the first T
         columns stay the turns."""
         gain, mask = self.combiner.place(inputs.gain, inputs.gain_mask, inputs.outcome, inputs.turn_mask)
-        normalized = self.normalizer(gain, mask, inputs.group_ids)
+        noise = torch.nn.functional.pad(inputs.gain_noise, (0, gain.shape[1] - inputs.gain.shape[1]))
+        normalized = self.normalizer(gain, mask, inputs.group_ids, noise)
         accumulated = self.accumulator(normalized, mask)
         column = inputs.outcome[:, None]
         outcome_hat = self.outcome(column, torch.ones_like(column, dtype=torch.bool), inputs.group_ids)[:, 0]

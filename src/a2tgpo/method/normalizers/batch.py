@@ -17,16 +17,20 @@ class Batch:
 
     compares_trajectories: ClassVar[bool] = False
 
-    resolution: float
-    """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
+    resolution: float | str
+    """A group whose max − min is at most this has no spread and is all 0; `auto`: what rounding can do to it."""
 
     def __post_init__(self) -> None:
         require_all(vars(self), "model.normalizer")
 
     @torch.no_grad()
     def __call__(
-        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+        self,
+        reward: Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        group_ids: Int[Tensor, " B"],
+        noise: Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Reward in standard deviations of the whole batch; 0 where the mask is False."""
         one_group = torch.zeros_like(mask, dtype=torch.long)
-        return functional.standardise(reward, mask, one_group, self.resolution)
+        return functional.standardise(reward, mask, one_group, self.resolution, noise)

@@ -18,7 +18,11 @@ class Centre:
 
     @torch.no_grad()
     def __call__(
-        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+        self,
+        reward: Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        group_ids: Int[Tensor, " B"],
+        noise: Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Reward less its prompt's mean; 0 where the mask is False."""
         return functional.centre(reward, mask, group_ids[:, None].expand_as(mask))

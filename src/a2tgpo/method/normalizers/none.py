@@ -16,7 +16,11 @@ class NoNormalization:
 
     @torch.no_grad()
     def __call__(
-        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+        self,
+        reward: Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        group_ids: Int[Tensor, " B"],
+        noise: Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """The reward; 0 where the mask is False."""
         return torch.where(mask, reward, 0.0)

@@ -17,15 +17,19 @@ class PromptGroup:
 
     compares_trajectories: ClassVar[bool] = True
 
-    resolution: float
-    """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
+    resolution: float | str
+    """A group whose max − min is at most this has no spread and is all 0; `auto`: what rounding can do to it."""
 
     def __post_init__(self) -> None:
         require_all(vars(self), "model.normalizer")
 
     @torch.no_grad()
     def __call__(
-        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+        self,
+        reward: Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        group_ids: Int[Tensor, " B"],
+        noise: Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Reward in standard deviations of its prompt's rewards; 0 where the mask is False."""
-        return functional.standardise(reward, mask, group_ids[:, None].expand_as(mask), self.resolution)
+        return functional.standardise(reward, mask, group_ids[:, None].expand_as(mask), self.resolution, noise)

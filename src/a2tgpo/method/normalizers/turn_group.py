@@ -17,16 +17,20 @@ class TurnGroup:
 
     compares_trajectories: ClassVar[bool] = True
 
-    resolution: float
-    """A group whose max − min is at most this has no spread and is all 0: the rounding of the beliefs."""
+    resolution: float | str
+    """A group whose max − min is at most this has no spread and is all 0; `auto`: what rounding can do to it."""
 
     def __post_init__(self) -> None:
         require_all(vars(self), "model.normalizer")
 
     @torch.no_grad()
     def __call__(
-        self, reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], group_ids: Int[Tensor, " B"]
+        self,
+        reward: Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        group_ids: Int[Tensor, " B"],
+        noise: Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Reward in standard deviations of its turn group; 0 where the mask is False."""
         labels = functional.turn_groups(group_ids, reward.shape[1])
-        return functional.standardise(reward, mask, labels, self.resolution)
+        return functional.standardise(reward, mask, labels, self.resolution, noise)

@@ -39,7 +39,7 @@ class InformationGain:
 
     @torch.no_grad()
     def __call__(self, observed: Observed) -> Gains:
-        """Gain and belief (a probability). Raises ValueError where a state's belief is not finite."""
+        """Gain, its rounding error, and belief (a probability). Raises ValueError where a belief is not finite."""
         states = observed.state_mask
         log_belief = functional.log_belief(observed.answer_logprob, observed.alias_mask, self.aliases)
         if not log_belief[states].isfinite().all():
@@ -52,4 +52,7 @@ class InformationGain:
         if self.baseline == "first_turn":
             gain_mask[:, :1] = False
         gain = functional.information_gain(belief if self.gain == "prob" else log_belief, gain_mask)
-        return Gains(gain, gain_mask, torch.where(states, belief, 0.0))
+        noise = torch.full_like(gain, observed.log_gain_noise)
+        if self.gain == "prob":
+            noise *= torch.maximum(belief[:, 1:], belief[:, :-1])
+        return Gains(gain, gain_mask, torch.where(states, belief, 0.0), torch.where(gain_mask, noise, 0.0))

@@ -1,0 +1,51 @@
+"""Arithmetic in float32, whatever the precision that weights, cached keys and values are kept in."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from a2tgpo.policies.policy import Policy
+
+_LOW = (torch.bfloat16, torch.float16)
+
+
+def computes_in_float32(policy: Policy) -> bool:
+    """Are its weights float32, and nothing casts them on the way?"""
+    autocast = torch.is_autocast_enabled(policy.device.type)
+    return not autocast and all(weight.dtype == torch.float32 for weight in policy.model.parameters())
+
+
+@contextmanager
+def float32_arithmetic(policy: Policy) -> Iterator[None]:
+    """Inside, `policy` computes in float32; a weight of lower precision is cast where it is used, one at a time.
+
+    But for mixtures of experts, which bring what they read to the precision of their weights.
+    """
+    eager = torch.compiler.set_stance("force_eager")  # compiled code has its precision built in
+    with eager, torch.autocast(policy.device.type, enabled=False), _InFloat32():
+        yield
+
+
+class _InFloat32(TorchFunctionMode):
+    """Brings the operands of products of matrices to float32; elementwise, the higher of two precisions wins anyway."""
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in _CAST:
+            args, kwargs = tree_map(_raised, (args, kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        return _raised(result) if name == "embedding" else result
+
+
+_CAST = {"linear", "matmul", "__matmul__", "bmm", "einsum", "conv1d", "scaled_dot_product_attention"}
+
+
+def _raised(operand: Any) -> Any:
+    return operand.float() if isinstance(operand, Tensor) and operand.dtype in _LOW else operand
