@@ -1,6 +1,5 @@
 """One reader for the question files of the field: the same questions from each, and errors that name the place."""
 
-import csv
 import json
 import logging
 import os
@@ -8,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 from datasets import Dataset
 from hydra.utils import instantiate
@@ -59,37 +57,6 @@ DIALECTS = {
     "trl": lambda q, a: {"prompt": said(q), "answer": a, "data_source": "nq"},
     "trl with text": lambda q, a: {"prompt": q, "solution": a, "data_source": "nq"},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """Arrow copies of these files go where the tests' other files go."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, str(tmp_path_factory.mktemp("arrow"))
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
-@pytest.fixture
-def write(tmp_path):
-    """`write(rows, "x.jsonl")`, or another suffix: the path of a new file."""
-
-    def save(rows, name):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            Dataset.from_list(rows).to_parquet(path)
-        elif path.suffix == ".json":
-            path.write_text(json.dumps(rows))
-        elif path.suffix in (".csv", ".tsv"):
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
-                writer.writeheader()
-                writer.writerows(rows)
-        else:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return save
 
 
 def read(entries, **options):
