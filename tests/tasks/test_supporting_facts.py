@@ -92,6 +92,12 @@ def test_without_steps_the_supporting_paragraphs_count(write):
     )
 
 
+def test_a_title_that_stands_inside_another_word_is_not_named_by_the_question(write):
+    facts = [["Green", 0], ["Greenland", 0]]
+    row = {**HOTPOTQA, "question": "Who rules Greenland?", "supporting_facts": facts}
+    assert read(write([row], "a.json"))[0].reference_calls == ("Greenland", "Green")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -18,7 +18,6 @@ The ground truth is a string, a list of strings, also as a text of JSON, or eith
 may stand beside it. What a question rests on is read by `supporting_facts.py`.
 """
 
-import json
 import re
 import reprlib
 from collections.abc import Collection, Mapping
@@ -27,6 +26,7 @@ from functools import partial
 from typing import NoReturn
 
 from a2tgpo.rollouts.trajectory import Task
+from a2tgpo.system.jsonl import read_json
 from a2tgpo.tasks.supporting_facts import steps
 
 ALIAS_SEPARATOR = "<|answer_split|>"
@@ -162,6 +162,6 @@ def refuse(source: str, index: int, column: str, got: object, expected: str) -> 
 def _listed(text: str) -> list[str]:
     """The list that `text` writes in JSON, as tables do whose cells are texts; else `text` alone."""
     try:
-        return json.loads(text) if _LIST_AS_TEXT.fullmatch(text.strip()) else [text]
+        return read_json(text.encode()) if _LIST_AS_TEXT.fullmatch(text.strip()) else [text]
     except ValueError:
         return [text]

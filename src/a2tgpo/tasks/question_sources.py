@@ -117,7 +117,8 @@ def _read_table(path: Path) -> Dataset:
     if len(set(names)) < len(names):
         raise ValueError(f"two of the columns {', '.join(names)} have one name")
     texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
-    return Dataset(csv.read_csv(path, parse_options=layout, convert_options=texts))
+    in_order = csv.ReadOptions(use_threads=False)  # only so an error names its row
+    return Dataset(csv.read_csv(path, in_order, layout, texts))
 
 
 def _require_rows(label: str, count: int) -> None:

@@ -8,12 +8,13 @@
 `context` and `supporting_facts` are lists of pairs, or columns, or either as a text of JSON.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from a2tgpo.retrievers.passages import page, titled
+from a2tgpo.system.jsonl import read_json
 
 Refuse = Callable[[str, object, str], NoReturn]
 """Raises ValueError, given a column, what stands there, and what was expected."""
@@ -41,11 +42,13 @@ def steps(row: Row, question: str, refuse: Refuse) -> tuple[tuple[str, ...], tup
     title. Empty where the row does not say it of every step."""
     if (found := _holder(row, CONTEXT, FACTS)) is not None:
         titles = dict.fromkeys(title for title, _ in _pairs(found, FACTS, refuse))
-        pairs = [(title, page(title)) for title in _named_first(titles, question)]
+        pairs = [(title, page(title)) for title in titles]
     elif row.get(PARAGRAPHS) is not None:
-        pairs = _steps_of_paragraphs(row, question, refuse)
+        pairs = _steps_of_paragraphs(row, refuse)
     else:
         pairs = []
+    if row.get(STEPS) is None:
+        pairs.sort(key=lambda pair: _is_not_named(pair[0], question))
     return tuple(call for call, _ in pairs), tuple(shown for _, shown in pairs)
 
 
@@ -74,7 +77,7 @@ def _pairs(found: tuple[str, Row], column: str, refuse: Refuse) -> list[tuple[st
 def _read(value: object) -> object:
     """`value`, or what its text says in JSON; None where it says nothing."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return read_json(value.encode()) if isinstance(value, str) else value
     except ValueError:
         return None
 
@@ -90,10 +93,10 @@ def _text(sentences: object, found: tuple[str, Row], refuse: Refuse) -> str:
     return " ".join(filter(None, (sentence.strip() for sentence in sentences)))
 
 
-def _named_first(titles: Iterable[str], question: str) -> list[str]:
-    """Only titles that the question names can be searched for at once: what follows from them comes later."""
-    asked = question.casefold()
-    return sorted(titles, key=lambda title: title.partition(" (")[0].casefold() not in asked)
+def _is_not_named(title: str, question: str) -> bool:
+    """Only what the question names can be searched for at once: what follows from it comes later."""
+    name = re.escape(title.partition(" (")[0])
+    return re.search(rf"(?<!\w){name}(?!\w)", question, re.IGNORECASE) is None
 
 
 def _paragraphs(row: Row, refuse: Refuse) -> list[Row]:
@@ -107,27 +110,25 @@ def _has_texts(value: object, *names: str) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(name), str) for name in names)
 
 
-def _steps_of_paragraphs(row: Row, question: str, refuse: Refuse) -> list[tuple[str, str]]:
+def _steps_of_paragraphs(row: Row, refuse: Refuse) -> list[tuple[str, str]]:
     paragraphs = _paragraphs(row, refuse)
-    titles = [one["title"] for one in paragraphs]
+    titles = Counter(one["title"] for one in paragraphs)
     shown = [
-        page(title) if titles.count(title) == 1 else titled(title, one["paragraph_text"])
-        for title, one in zip(titles, paragraphs, strict=True)
+        page(one["title"]) if titles[one["title"]] == 1 else titled(one["title"], one["paragraph_text"])
+        for one in paragraphs
     ]
-    given = _read(row.get(STEPS))
-    if given is None:
-        supporting = {
-            one["title"]: text for one, text in zip(paragraphs, shown, strict=True) if one.get("is_supporting")
-        }
-        return [(title, supporting[title]) for title in _named_first(supporting, question)]
+    if row.get(STEPS) is None:
+        return [(one["title"], text) for one, text in zip(paragraphs, shown, strict=True) if one.get("is_supporting")]
+    given = _read(row[STEPS])
     if not isinstance(given, list) or not all(_has_texts(step, "question", "answer") for step in given):
         refuse(STEPS, row[STEPS], "a list of objects with question and answer")
-    places = {one.get("idx", i): i for i, one in enumerate(paragraphs)}
     needed = [step.get("paragraph_support_idx") for step in given]
     if None in needed:  # a question that cannot be answered from its paragraphs
         return []
-    if unknown := [number for number in needed if number not in places]:
+    numbers = [one.get("idx", i) for i, one in enumerate(paragraphs)]
+    if unknown := [number for number in needed if number not in numbers]:
         refuse(f"{STEPS}.paragraph_support_idx", unknown[0], f"the idx of one of {len(paragraphs)} paragraphs")
     known = {f"#{number}": step["answer"] for number, step in enumerate(given, 1)}
     calls = [_ANSWER_OF_STEP.sub(lambda hit: known.get(hit[0], hit[0]), step["question"]) for step in given]
-    return [(call.replace(" >> ", " "), shown[places[number]]) for call, number in zip(calls, needed, strict=True)]
+    found = [shown[numbers.index(number)] for number in needed]
+    return [(call.replace(" >> ", " "), text) for call, text in zip(calls, found, strict=True)]
