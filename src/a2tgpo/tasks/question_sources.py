@@ -112,12 +112,12 @@ def _open_table(label: str, path: Path, limit: int | None) -> Source:
 
 def _read_table(path: Path) -> Dataset:
     layout = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
-    with csv.open_csv(path, parse_options=layout) as reader:
+    in_order = csv.ReadOptions(use_threads=False)  # only so an error names its row
+    with csv.open_csv(path, in_order, layout) as reader:
         names = reader.schema.names
     if len(set(names)) < len(names):
         raise ValueError(f"two of the columns {', '.join(names)} have one name")
     texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
-    in_order = csv.ReadOptions(use_threads=False)  # only so an error names its row
     return Dataset(csv.read_csv(path, in_order, layout, texts))
 
 
