@@ -461,7 +461,9 @@ def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
         == f"data.tasks.test={tmp_path}/f.parquet: no rows; expected at least one question"
     )
     (tmp_path / "g.txt").touch()
-    expected = "not such a file; expected one that ends in .parquet, .jsonl, .json, .csv, .tsv, a pattern of them, "
+    expected = (
+        "a file of another kind; expected one that ends in .parquet, .jsonl, .json, .csv, .tsv, a pattern of them, "
+    )
     assert message(f"{tmp_path}/g.txt").startswith(f"data.tasks.test={tmp_path}/g.txt: {expected}")
 
 

@@ -35,8 +35,8 @@ def page(title: str) -> str:
 
 
 def titled(title: str, text: str) -> str:
-    """The contents of a passage: the line of its page, then `text`."""
-    return f"{page(title)}\n{text}"
+    """The contents of a passage: the line of its page, then `text`; `text` alone where the title is blank."""
+    return f"{page(title)}\n{text}" if title.strip() else text
 
 
 def split_title(contents: str) -> tuple[str, str]:

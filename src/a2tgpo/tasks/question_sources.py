@@ -55,7 +55,7 @@ def open_sources(key: str, entry: str, split: Split, limit: int | None) -> Itera
         for path in paths:
             yield OPENERS[path.suffix](f"{key}={path}", path, limit)
     elif hub is None or Path(entry).suffix in OPENERS or Path(entry).is_file():
-        found = "not such a file" if Path(entry).is_file() else "no such file"
+        found = "a file of another kind" if Path(entry).is_file() else "no such file"
         raise ValueError(
             f"{label}: {found}; expected one that ends in {', '.join(OPENERS)}, a pattern of them, "
             "or a hub id owner/name[:config][@split]"
