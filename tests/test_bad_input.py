@@ -265,11 +265,9 @@ def test_a_process_says_nothing_but_the_one_line(policy_dir, tmp_path, script, o
 
 
 def test_an_existing_file_of_another_kind_is_not_called_missing(tmp_path):
-    (tmp_path / "q.csv").write_text("question,answer")
-    with pytest.raises(
-        ValueError, match=r"^data\.tasks\.train=.*q\.csv: neither a \.parquet nor a \.jsonl file; expected"
-    ):
-        next(open_sources("data.tasks.train", str(tmp_path / "q.csv"), Split.TRAIN, None))
+    (tmp_path / "q.txt").write_text("question,answer")
+    with pytest.raises(ValueError, match=r"^data\.tasks\.train=.*q\.txt: a file of another kind; expected one that"):
+        next(open_sources("data.tasks.train", str(tmp_path / "q.txt"), Split.TRAIN, None))
 
 
 def test_a_tag_of_a_tool_is_given_without_a_plus(composed):

@@ -464,6 +464,27 @@ def test_a_call_is_useful_where_it_is_the_first_to_bring_its_evidence():
     assert game.step(native(("search", {"query": "city"}))).useful is False
 
 
+def test_a_call_is_useful_where_it_is_the_first_to_bring_a_passage_of_a_page():
+    found = iter(
+        [['"Varo"\nA person.', '"Bemi"\nA film.'], ['"Bemi"\nIts star.'], ['"Bemi" is a film.'], ['"Kelu"\nA city.']]
+    )
+
+    def look(query: str) -> list[str]:
+        """Looks it up."""
+        return next(found)
+
+    game = tool_use(TAGS, {"look": look}, max_calls=4)(Task("t", "q", ("a",), evidence=('"Bemi"', '"Kelu"')))
+    assert [game.step("<look> x</look>").useful for _ in range(4)] == [True, False, False, True]
+    assert game.finish(StopReason.MAX_TURNS)["useful_calls"] == 2.0
+
+
+def test_without_evidence_nothing_is_said_of_useful_calls():
+    game = tool_use(TAGS, {"search": search})(Task("t", "q", ("a",)))
+    assert game.step("<search> director of Bemi</search>").useful is None
+    metrics = game.finish(StopReason.MAX_TURNS)
+    assert metrics["calls"] == 1.0 and "useful_calls" not in metrics
+
+
 def test_no_call_that_succeeded_leaves_usefulness_unknown():
     def refuses(query: str) -> str:
         """Refuses."""

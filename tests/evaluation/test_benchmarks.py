@@ -315,7 +315,7 @@ def test_missing_file_is_named_before_anything_is_played(evaluate, files, capsys
     with pytest.raises(SystemExit):
         evaluate()
     said = capsys.readouterr().err
-    assert said.startswith(f"error: data.tasks.benchmarks.popqa={files}/popqa.*: no such .parquet or .jsonl file; ")
+    assert said.startswith(f"error: data.tasks.benchmarks.popqa={files}/popqa.*: no such file; ")
     assert not (files / "run").exists()
 
 

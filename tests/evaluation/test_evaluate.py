@@ -169,6 +169,38 @@ def test_more_questions_than_there_are_means_all(evaluate):
     assert summary["questions"] == len(transcripts) == 3
 
 
+class SearchesOnce:
+    """The script of an episode that looks the film up and answers."""
+
+    def __call__(self, key):
+        return ["<search> Bemi</search>", "<answer> Varo</answer>"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_useful_calls_are_told_where_the_questions_say_what_they_rest_on(evaluate, tmp_path, known):
+    row = {
+        "question": "Who made Bemi?",
+        "answer": "Varo",
+        "context": [["Bemi", ["Varo made Bemi."]], ["Kelu", ["Kelu."]]],
+    }
+    rows = [{**row, "supporting_facts": facts} for facts in ([["Bemi", 0]], [["Kelu", 0]])] if known else [row, row]
+    (tmp_path / "own.json").write_text(json.dumps(rows))
+    documents = [{"id": 0, "contents": '"Bemi"\nVaro made Bemi.'}, {"id": 1, "contents": '"Kelu"\nKelu is a city.'}]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    summary, transcripts = evaluate(
+        *("data=search_qa", "data/dialect=text_tags", "data/retriever=bm25", "data.environment.tools.search.topk=1"),
+        *(f"data.tasks.test={tmp_path}/own.json", f"data.retriever.corpus_path={tmp_path}/corpus.jsonl"),
+        *(f"data.retriever.cache_dir={tmp_path}/index", "data.engine._target_=a2tgpo.engines.scripted.ScriptedEngine"),
+        "+data.engine.script._target_=tests.evaluation.test_evaluate.SearchesOnce",
+        *("data.module.max_prompt_tokens=64", "data.module.max_response_tokens=64"),
+    )
+    assert (summary["success"], summary["calls"]) == (1.0, 1.0)
+    said = [line["turns"][0]["useful"] for line in transcripts]
+    assert said == ([True, False] if known else [None, None])
+    told = {name: value for name, value in summary.items() if "useful" in name}
+    assert told == ({"useful_calls": 0.5} if known else {})
+
+
 def test_evaluation_takes_the_precision_of_training():
     evaluations = {}
     for precision in ("32-true", "bf16-mixed"):

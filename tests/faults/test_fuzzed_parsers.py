@@ -199,7 +199,22 @@ ROW_NAMES += (
     "id",
     "data_source",
     "user",
+    "title",
+    "sentences",
+    "sent_id",
+    "paragraph_text",
+    "is_supporting",
+    "idx",
+    "paragraph_support_idx",
 )
+RESTING = ("context", "supporting_facts", "paragraphs", "question_decomposition", "metadata")
+
+
+def paragraphs(random):
+    """What a file of MuSiQue might hold that somebody got wrong in one place."""
+    numbers = ("idx", "paragraph_support_idx")
+    texts = {name: random.choice("ab") for name in ("title", "paragraph_text", "question", "answer")}
+    return [texts | {name: random.choice((0, 1, value(random, ROW_NAMES, 2))) for name in numbers} for _ in range(2)]
 
 
 def test_a_row_is_a_question_or_is_named(tmp_path):
@@ -209,6 +224,9 @@ def test_a_row_is_a_question_or_is_named(tmp_path):
         row = row if isinstance(row, dict) else {}
         row |= {"question": row.get("question", "q")} if random.random() < 0.5 else {"prompt": row.get("prompt", "q")}
         row.setdefault(random.choice(("answer", "golden_answers")), value(random, ROW_NAMES, 1))
+        row |= {name: value(random, (*ROW_NAMES, *RESTING)) for name in RESTING if random.random() < 0.1}
+        if random.random() < 0.1:
+            row |= {"paragraphs": paragraphs(random), "question_decomposition": paragraphs(random)}
         try:
             task = Layout.detect(row, "dev.jsonl", "dev", "Question:").task(row, index)
         except ValueError as error:
@@ -220,8 +238,9 @@ def test_a_row_is_a_question_or_is_named(tmp_path):
 
 
 def test_a_question_file_is_read_or_its_line_is_named(tmp_path):
-    random, path = Random(12), tmp_path / "dev.jsonl"
+    random = Random(12)
     for _ in range(N // 20):
+        path = tmp_path / f"dev{random.choice(('.jsonl', '.json', '.csv', '.tsv'))}"
         rows = [json.dumps(value(random, ROW_NAMES)) for _ in range(random.randint(0, 3))]
         rows += [json.dumps({"question": text(random), "answer": text(random)})]
         path.write_bytes("\n".join(rows).encode(random.choice(("utf-8", "utf-8", "utf-16")), "surrogatepass"))

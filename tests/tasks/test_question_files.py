@@ -1,12 +1,12 @@
-"""One reader for the question files of five projects: the same questions from each, and errors that name the place."""
+"""One reader for the question files of the field: the same questions from each, and errors that name the place."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 from datasets import Dataset
 from hydra.utils import instantiate
@@ -59,30 +59,6 @@ DIALECTS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """Arrow copies of these files go where the tests' other files go."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, str(tmp_path_factory.mktemp("arrow"))
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
-@pytest.fixture
-def write(tmp_path):
-    """`write(rows, "x.jsonl")` or `"x.parquet"`: the path of a new file."""
-
-    def save(rows, name):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            Dataset.from_list(rows).to_parquet(path)
-        else:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return save
-
-
 def read(entries, **options):
     return list(open_questions("data.tasks.test", entries, Split.TEST, question_marker="Question:", **options))
 
@@ -96,7 +72,7 @@ def message(entries, **options):
 # ---- the five layouts ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "json"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_layout_gives_the_same_task(write, dialect, suffix):
     [task] = read(write([DIALECTS[dialect](QUESTION, ANSWERS)], f"dev.{suffix}"))
@@ -137,10 +113,12 @@ def test_a_question_may_hold_the_marker_itself():
         ({"answer": {"value": "a", "aliases": ["b"], "normalized_value": "c"}}, ("a", "b")),
         ({"golden_answers": ["a"], "answer_aliases": ["b"]}, ("a",)),
         ({"answer": "[a, b] and ['c']"}, ("[a, b] and ['c']",)),
+        ({"possible_answers": '["a", "b, c"]'}, ("a", "b, c")),
+        ({"answers": ["a", "b"]}, ("a", "b")),
     ],
 )
 def test_aliases_beside_the_answer_are_accepted(write, row, answers):
-    for name in ("a.jsonl", "a.parquet"):
+    for name in ("a.jsonl", "a.parquet", "a.json"):
         assert read(write([{"question": QUESTION, **row}], name))[0].answers == answers
 
 
@@ -149,6 +127,48 @@ def test_an_alias_that_is_no_text_is_refused(write):
     assert message(path).startswith(
         f"{path}, row 0, column answer_aliases: got ['a', 7]; expected a string or a list of"
     )
+
+
+def test_the_own_file_of_triviaqa(tmp_path):
+    answer = {
+        "Aliases": ["Sinclair Lewis", "Harry Sinclair Lewis"],
+        "MatchedWikiEntityName": "Sinclair Lewis",
+        "NormalizedAliases": ["sinclair lewis", "harry sinclair lewis"],
+        "NormalizedMatchedWikiEntityName": "sinclair lewis",
+        "NormalizedValue": "sinclair lewis",
+        "Type": "WikipediaEntity",
+        "Value": "Sinclair Lewis",
+    }
+    question = "Which American-born Sinclair won the Nobel Prize for Literature in 1930?"
+    row = {"Answer": answer, "EntityPages": [], "Question": question, "QuestionId": "tc_1", "SearchResults": []}
+    path = tmp_path / "web-dev.json"
+    path.write_text(json.dumps({"Data": [row], "Domain": "Web", "VerifiedEval": False, "Version": 1.0}))
+    [task] = read(str(path))
+    assert (task.task_id, task.question) == ("web-dev/tc_1", question)
+    assert task.answers == ("Sinclair Lewis", "Harry Sinclair Lewis")
+
+
+@pytest.mark.parametrize("name", ["bamboogle.csv", "bamboogle.tsv", "bamboogle.json"])
+def test_tables_have_named_columns_of_texts(write, name):
+    rows = [
+        {"Question": "Who, then,\nwas president?", "Answer": "James Madison"},
+        {"Question": "When?", "Answer": "1912"},
+        {"Question": 'What does "NA" mean?', "Answer": "NA"},
+        {"Question": "Which agent?", "Answer": "007"},
+    ]
+    tasks = read(write(rows, name))
+    assert [(task.question, *task.answers) for task in tasks] == [(row["Question"], row["Answer"]) for row in rows]
+    assert [task.task_id for task in tasks] == [f"bamboogle/{i}" for i in range(4)]
+
+
+def test_a_table_as_popqa_writes_it(tmp_path):
+    path = tmp_path / "popqa.tsv"
+    path.write_bytes(
+        b"\xef\xbb\xbfid\tprop\tquestion\tpossible_answers\r\n"
+        b'4222362\toccupation\tWhat is George Rankin\'s occupation?\t"[""politician"", ""political leader""]"\r\n'
+    )
+    [task] = read(str(path))
+    assert (task.task_id, task.answers) == ("popqa/4222362", ("politician", "political leader"))
 
 
 def test_equal_ids_name_different_questions(write):
@@ -381,6 +401,34 @@ def test_a_bad_row_is_found_when_its_split_is_opened(write):
         tasks.split(Split.TRAIN)
 
 
+@pytest.mark.parametrize("rest", [["Lint"], ["Lint"] * 98, ["New York City, New York"] * 50])
+def test_aliases_that_are_joined_by_commas_are_warned_of_once(write, caplog, rest):
+    joined = ["14 December 1972 UTC, December 1972", "the Lint, Lint"]
+    path = write([{"question": "q", "golden_answers": [answer]} for answer in [*rest, *joined]], "nq.jsonl")
+    QuestionFiles(path, None, None, question_marker=None, limit=None).split(Split.TRAIN)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    count = len(joined) + (len(rest) if "," in rest[0] else 0)
+    example = rest[0] if "," in rest[0] else joined[0]
+    assert len(told) == 1 and told[0].startswith(
+        f"{path}: {count} of {len(rest) + 2} accepted answers read like several that are joined by commas, such as "
+        f"{example!r}, and count as one text; expected a list"
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["Paris, France"], ["1,000"], ["a, b and c"], ["the end,"]] * 5,
+        [["December 1972, 1972", "1972"]] * 5,
+        [["Kansas City, Kansas"], *[["Lint"]] * 99],
+    ],
+)
+def test_commas_of_one_answer_are_not_warned_of(write, caplog, rows):
+    path = write([{"question": "q", "golden_answers": answers} for answers in rows], "nq.jsonl")
+    QuestionFiles(path, None, None, question_marker=None, limit=None).split(Split.TRAIN)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -388,7 +436,7 @@ def test_a_bad_row_is_found_when_its_split_is_opened(write):
             {"question": "q", "label": "x"},
             "no ground truth in its columns label, question; expected one of reward_model",
         ),
-        ({"text": "q", "answer": "x"}, "no question in its columns answer, text; expected one of question, extra_info"),
+        ({"text": "q", "answer": "x"}, "no question in its columns answer, text; expected one of question, Question"),
     ],
 )
 def test_missing_columns_are_refused_when_the_file_is_opened(write, row, expected):
@@ -412,14 +460,44 @@ def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
         message(f"{tmp_path}/f.parquet")
         == f"data.tasks.test={tmp_path}/f.parquet: no rows; expected at least one question"
     )
-    (tmp_path / "g.csv").touch()
-    expected = "neither a .parquet nor a .jsonl file; expected one, "
-    assert message(f"{tmp_path}/g.csv").startswith(f"data.tasks.test={tmp_path}/g.csv: {expected}")
+    (tmp_path / "g.txt").touch()
+    expected = (
+        "a file of another kind; expected one that ends in .parquet, .jsonl, .json, .csv, .tsv, a pattern of them, "
+    )
+    assert message(f"{tmp_path}/g.txt").startswith(f"data.tasks.test={tmp_path}/g.txt: {expected}")
 
 
-@pytest.mark.parametrize("entry", ["/nowhere/a.parquet", "/nowhere/*.jsonl", "folder/a.jsonl", "notes.txt", "a b/c"])
+ARRAY = "expected one array of JSON objects, or an object that holds it as Data"
+TABLE = "expected a first line that names the columns, and a row a line in UTF-8"
+BAD_FILES = {
+    "lines.json": (b'{"question": "q", "answer": "x"}\n{"question": "q", "answer": "x"}', "Extra data", ARRAY),
+    "cut.json": (b'[{"question": "q", "answer": "x"}', "cannot be read", ARRAY),
+    "object.json": (b'{"question": "q", "answer": "x"}', "got {'answer': 'x', 'question': 'q'}", ARRAY),
+    "texts.json": (b'["q"]', "got ['q']", ARRAY),
+    "none.json": (b"[]", "no rows", "expected at least one question"),
+    "latin.json": ('[{"question": "caf\xe9"}]'.encode("latin-1"), "'utf-8' codec", ARRAY),
+    "empty.csv": (b"", "Empty CSV file", TABLE),
+    "header.csv": (b"question,answer\n", "no rows", "expected at least one question"),
+    "short.csv": (b"question,answer\nq\n", "Row #2: Expected 2 columns, got 1", TABLE),
+    "comma.csv": (b"question,answer\nq,x\nWhere?,Paris, France\n", "Row #3: Expected 2 columns, got 3", TABLE),
+    "open.csv": (b'question,answer\n"q,x\n', "Row #2: Expected 2 columns, got 1", TABLE),
+    "twice.csv": (b"question,answer,answer\nq,x,y\n", "two of the columns question, answer, answer", TABLE),
+    "latin.tsv": ("question\tanswer\ncaf\xe9\tx\n".encode("latin-1"), "invalid UTF8", TABLE),
+    "headless.tsv": (b"who made it\t['Varo']\n", "no rows", "expected at least one question"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_not_what_its_suffix_says_is_refused(tmp_path, name):
+    contents, reason, expected = BAD_FILES[name]
+    (tmp_path / name).write_bytes(contents)
+    said = message(f"{tmp_path}/{name}")
+    assert said.startswith(f"data.tasks.test={tmp_path}/{name}: ") and reason in said and expected in said
+
+
+@pytest.mark.parametrize("entry", ["/nowhere/a.parquet", "/nowhere/*.json", "folder/a.csv", "notes.txt", "a b/c"])
 def test_files_that_are_missing_are_refused_by_name(entry):
-    assert message(entry).startswith(f"data.tasks.test={entry}: no such .parquet or .jsonl file; expected one, a ")
+    assert message(entry).startswith(f"data.tasks.test={entry}: no such file; expected one that ends in .parquet, ")
 
 
 @pytest.mark.parametrize("entries", [5, [5], {"a": "b"}])

@@ -11,10 +11,13 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.rollouts.trajectory import StopReason
 from a2tgpo.scoring.batch import collate
 from a2tgpo.training import metrics as metrics_of
+from a2tgpo.training.meters import EpisodeMeter
 from tests.helpers.build import build_trajectory
 from tests.helpers.observed import credit_inputs
 
 SEARCH, ANSWER, RESULT = "<search> Varo</search>", "<answer> Varo</answer>", "<result> Nothing was found.</result>"
+
+UNEVEN = [{"useful_calls": 1.0}, {"useful_calls": 3.0}, {}, {"useful_calls": 2.0}]
 
 
 @pytest.fixture
@@ -120,6 +123,18 @@ def test_episode_figures(trajectories):
     assert metrics["stop/answered"] == 0.75 and metrics["stop/max_tokens"] == 0.25
     assert {f"stop/{stop}" for stop in StopReason} <= set(metrics)
     assert sum(metrics[f"stop/{stop}"] for stop in StopReason) == 1.0
+
+
+def test_a_metric_that_some_episodes_lack_is_a_mean_over_the_others(trajectories):
+    played = [replace(t, metrics={"em": 1.0, **known}) for t, known in zip(trajectories, UNEVEN, strict=True)]
+    assert metrics_of.episode_metrics(played)["useful_calls"] == 2.0 and metrics_of.episode_metrics(played)["em"] == 1.0
+    meter = EpisodeMeter()
+    for part in (played[:3], played[3:]):
+        meter.add(part, torch.device("cpu"))
+    means = meter.take(torch.device("cpu"))
+    assert means["useful_calls"] == 2.0 and means["em"] == 1.0 and means["reward"] == 0.25
+    meter.add(played[2:3], torch.device("cpu"))
+    assert "useful_calls" not in meter.take(torch.device("cpu"))
 
 
 def test_policy_figures_speak_about_action_tokens_only(batch):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from a2tgpo.retrievers.passages import split_title
+
 
 @dataclass(frozen=True)
 class PassageLayout:
@@ -28,7 +30,5 @@ class PassageLayout:
         return self.separator.join(self._write(i, passage) for i, passage in enumerate(passages, 1)) or self.nothing
 
     def _write(self, index: int, contents: str) -> str:
-        title, newline, text = contents.partition("\n")
-        titled = newline and len(title) > 1 and title[0] == title[-1] == '"'
-        title, text = (title[1:-1], text) if titled else ("", contents)
+        title, text = split_title(contents)
         return self.template.format(index=index, contents=contents, title=title, text=text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from a2tgpo.environments.protocols import Action, Dialect, Judge, Tool, ToolCall, ToolError
 from a2tgpo.environments.tools.calling import call_with_timeout
 from a2tgpo.environments.tools.schema import ToolFunction, read_tool
+from a2tgpo.retrievers.passages import page, split_title
 from a2tgpo.rollouts.protocols import Chat, StepResult
 from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task
 from a2tgpo.system.errors import SettingError
@@ -24,8 +25,8 @@ class ToolUse:
     `tools` maps the name that the policy uses to a typed function, which returns a text or a list of passages. A call
     that raises or takes longer than `tool_timeout` seconds becomes an observation that says so, in the words of a
     ToolError or else in one short sentence; after `max_tool_failures` of them the episode ends. Texts and passages that
-    calls bring are pieces: a call is useful where it brings a piece of the task's evidence for the first time. `judge`
-    says how good the answer is.
+    calls bring are pieces: a call is useful where it brings a piece of the task's evidence, or a passage of a page of
+    it, for the first time. `judge` says how good the answer is.
 
     Raises SettingError where a setting cannot work, or a tool raises one.
     """
@@ -75,12 +76,13 @@ class ToolUse:
         return hashlib.blake2b(json.dumps(sorted(self._seen)).encode(), digest_size=8).hexdigest()
 
     def finish(self, stop: StopReason) -> dict[str, float]:
-        """The judge's metrics, and counts of the episode: tool calls, those that were useful, those that failed."""
+        """The judge's metrics, and counts of the episode: tool calls, those that failed, and those that were useful
+        where the task knows its evidence."""
         return {
             **self.judge(self._answer if stop is StopReason.ANSWERED else None, self.task),
             "format": float(stop.keeps_format),
             "calls": float(self._calls),
-            "useful_calls": float(self._useful),
+            **({"useful_calls": float(self._useful)} if self.task.evidence else {}),
             "tool_failures": float(self._failures),
         }
 
@@ -124,7 +126,8 @@ class ToolUse:
         if not isinstance(pieces, list | tuple) or not all(isinstance(piece, str) for piece in pieces):
             key = f"data.environment.tools.{name}"
             raise SettingError(f"{key}: it returned {result!r}; expected a text or a list of texts")
-        self._useful += bool(set(pieces) & set(self.task.evidence) - self._seen)
-        self._seen |= set(pieces)
+        shown = {*pieces, *(page(title) for title, _ in map(split_title, pieces) if title)}
+        self._useful += bool(shown & set(self.task.evidence) - self._seen)
+        self._seen |= shown
         text = result if isinstance(result, str) else self.dialect.layout(pieces)
         return text, Call(name, CallResult.FOUND) if pieces else Call(name, CallResult.EMPTY, "it found nothing")

@@ -50,7 +50,8 @@ class Task:
     reference_calls: tuple[str, ...] = ()
     """The arguments of the tool calls that lead to the answer, where the task knows them."""
     evidence: tuple[str, ...] = ()
-    """What those calls bring to light (passages, results): the truth about which call was useful."""
+    """What those calls bring to light (passages, results; `"Title"` is any passage of that page): the truth about which
+    call was useful. Empty where the task does not know it."""
     kind: str = ""
     """The kind of question, for reports."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.settings import require_all
-from a2tgpo.tasks.question_files import Questions, listed, open_questions
+from a2tgpo.tasks.question_files import Questions, listed, open_questions, read_all
 
 RESERVED = ("overall", "weighted", "macro")
 """What the table calls its averages."""
@@ -52,7 +52,7 @@ class Benchmarks:
                 continue
             key = f"data.tasks.benchmarks.{name}"
             located = [self._located(one) for one in listed(key, entry)]
-            sets[name] = open_questions(key, located, Split.TEST, self.limit, self.question_marker)
+            sets[name] = read_all(open_questions(key, located, Split.TEST, self.limit, self.question_marker))
             if not len(sets[name]):
                 raise ValueError(f"{key}={entry}: no questions; expected at least one")
         return sets

@@ -1,15 +1,19 @@
 """Questions from files: one's own, or those that other projects train on."""
 
+import logging
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, permutations
 
 from a2tgpo.rollouts.trajectory import Split, Task
 from a2tgpo.system.settings import require
-from a2tgpo.tasks.question_rows import Layout
+from a2tgpo.tasks.question_rows import ALIAS_SEPARATOR, Layout
 from a2tgpo.tasks.question_sources import open_sources
+
+_log = logging.getLogger(__name__)
+JOINED_SHARE = 0.01
+"""A larger share of answers that read like joined aliases is warned of: a few name a town and its state."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,26 @@ def open_questions(
     return Questions(tuple(files))
 
 
+def read_all(questions: Questions) -> Questions:
+    """`questions`, of which every row was read once, so that a bad one is refused before the first episode and not
+    hours later. Warns of a file whose aliases seem to be joined by commas: such a text nobody would give."""
+    for file in questions.files:
+        joined = [task.answers[0] for task in file if _seem_joined(task.answers)]
+        if len(joined) > JOINED_SHARE * len(file):
+            _log.warning(
+                "%s: %d of %d accepted answers read like several that are joined by commas, such as %r, and count as "
+                "one text; expected a list, or texts joined by %s",
+                *(file.layout.source, len(joined), len(file), joined[0], ALIAS_SEPARATOR),
+            )
+    return questions
+
+
+def _seem_joined(answers: Sequence[str]) -> bool:
+    """Whether a lone answer has commas, and all the words of one part stand in another."""
+    parts = [frozenset(part.casefold().split()) for part in answers[0].split(", ")] if len(answers) == 1 else []
+    return any(shorter and shorter <= longer for shorter, longer in permutations(parts, 2))
+
+
 @dataclass(frozen=True)
 class QuestionFiles:
     """A question set of files: for each split a file, a hub id or a list of them, or None for no questions.
@@ -98,12 +122,9 @@ class QuestionFiles:
     _opened: dict[Split, Questions] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def split(self, split: Split) -> Questions:
-        """The questions of `split`. Its files are opened at the first call and every row is read once, so that a bad
-        one is refused before the first episode and not hours later."""
+        """The questions of `split`. Its files are opened at the first call and every row is read once."""
         if split not in self._opened:
             entries = {Split.TRAIN: self.train, Split.VALIDATION: self.val, Split.TEST: self.test}[split]
             key = f"data.tasks.{split}"
-            questions = open_questions(key, entries, split, self.limit, self.question_marker)
-            deque(questions, maxlen=0)
-            self._opened[split] = questions
+            self._opened[split] = read_all(open_questions(key, entries, split, self.limit, self.question_marker))
         return self._opened[split]

@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
-from a2tgpo.training.metrics import Movement, clip_metrics, episode_metrics
+from a2tgpo.training.metrics import Movement, clip_metrics, episode_metrics, measured
 
 
 class EpisodeMeter:
@@ -21,7 +21,7 @@ class EpisodeMeter:
     def add(self, trajectories: Sequence[Trajectory], device: torch.device) -> None:
         """Count these episodes; there may be none."""
         for name, value in episode_metrics(trajectories).items() if trajectories else ():
-            self._means.setdefault(name, MeanMetric().to(device)).update(value, weight=len(trajectories))
+            self._means.setdefault(name, MeanMetric().to(device)).update(value, weight=measured(name, trajectories))
 
     def take(self, device: torch.device) -> dict[str, Tensor]:
         """The means, the same on every rank; then start anew."""

@@ -14,8 +14,8 @@ from a2tgpo.scoring.batch import RolloutBatch
 
 
 def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means over trajectories: reward, the environment's own metrics, turns, tokens, and shares of stop reasons."""
-    n = len(trajectories)
+    """Means over trajectories: reward, the environment's own metrics, turns, tokens, and shares of stop reasons. A
+    metric that some do not have is a mean over those that have it."""
     totals: Counter[str] = Counter()
     for trajectory in trajectories:
         totals.update(trajectory.metrics)
@@ -26,7 +26,12 @@ def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         totals["tokens"] += len(trajectory.token_ids)
         totals[f"stop/{trajectory.stop}"] += 1
     names = dict.fromkeys([*totals, *(f"stop/{stop}" for stop in StopReason)])
-    return {name: totals[name] / n for name in names}
+    return {name: totals[name] / measured(name, trajectories) for name in names}
+
+
+def measured(name: str, trajectories: Sequence[Trajectory]) -> int:
+    """How many trajectories have the metric `name` of their environment: all, where it is not the environment's."""
+    return sum(name in trajectory.metrics for trajectory in trajectories) or len(trajectories)
 
 
 def per_turn(name: str, values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, float]:
