@@ -9,6 +9,8 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
@@ -424,6 +426,57 @@ def test_the_policy_goes_on_from_the_prefix(folders, dialect, actions):
     first, second = queries_about(policy, trajectory, ("<think>\nI know it.</think><answer>", "</answer>"))
     assert policy.tokenizer.decode(first.answer.ids) == "I know it.</think><answer>Varo"
     assert policy.tokenizer.decode(second.answer.ids).startswith("<think>") != again
+
+
+# ---- Tokens that reach beyond a stop text ----------------------------------------------------------------------------
+
+
+SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""As tokenizers of Qwen split words: line breaks belong to the punctuation before them."""
+
+
+def merging(policy, text, split=None):
+    """The policy with a tokenizer that was trained on `text`."""
+    raw = Tokenizer(models.BPE())
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
+    raw.pre_tokenizer = (
+        bytes_ if split is None else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), bytes_])
+    )
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = {"special_tokens": ["<|im_end|>"], "initial_alphabet": alphabet, "show_progress": False}
+    raw.train_from_iterator([text] * 9, trainers.BpeTrainer(vocab_size=400, **special))
+    return replace(policy, tokenizer=PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>"))
+
+
+@pytest.mark.parametrize(
+    ("split", "beyond", "result_template"),
+    [
+        (None, "<", "<result> {result}</result>"),
+        (SPLIT, "<", "<result> {result}</result>"),
+        (SPLIT, "\n\n", "\n\n<result>{result}</result>\n\n"),
+    ],
+)
+def test_what_a_token_wrote_of_the_result_does_not_stand_there_twice(folders, split, beyond, result_template):
+    policy = merging(pretrained_policy(str(folders["qwen2"])), f"<search> city</search>{beyond}result", split)
+    dialect = replace(TAGS, chat=False, result_template=result_template)
+    actions = [f"<search> city of Varo</search>{beyond}", "<answer> Kelu</answer>"]
+    (trajectory,) = play(policy, dialect, actions)
+    turn = trajectory.turns[0]
+    assert policy.decode(turn.action_ids[-1:]).endswith(f">{beyond}")  # one token, which was sampled and is trained
+    whole = dialect.observe([PASSAGES[1]], [SEARCH])
+    assert turn.action_text + turn.observation_text == f"<search> city of Varo</search>{whole}"
+    rollout = loop(ScriptedEngine(lambda key: actions[1:]), search_qa(dialect), max_prompt_tokens=500)
+    ((again,),) = rollout.continue_from(policy, [(trajectory, 1)], 1, (0,))
+    assert again.turns[0] == turn and again.stop is StopReason.ANSWERED
+
+
+def test_what_a_token_wrote_beyond_is_kept_where_the_result_begins_otherwise(folders):
+    policy = merging(pretrained_policy(str(folders["qwen2"])), "<search> city</search><result")
+    dialect = replace(TAGS, chat=False, result_template="\n<result> {result}</result>")
+    (trajectory,) = play(policy, dialect, ["<search> city of Varo</search><", "<answer> Kelu</answer>"])
+    turn = trajectory.turns[0]
+    assert (turn.action_text, turn.observation_text[:9]) == ("<search> city of Varo</search><", "\n<result>")
 
 
 def test_a_model_without_chat_template_is_refused_by_name(random_policy):
