@@ -1,9 +1,7 @@
 """SmolLM2-135M-Instruct, which was made for none of the dialects: what it is shown, and what it then does."""
 
 import pytest
-from hydra.utils import instantiate
 
-from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Task

@@ -266,8 +266,8 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_played(random_p
 
 def test_of_prompts_that_are_too_long_it_is_said_how_much_is_the_same_in_all(random_policy):
     dialect = text_tags("Question: {question}", ("<answer> ", "</answer>"), examples=examples("search_qa"))
-    tasks = [Task(str(i), question, ("x",)) for i, question in enumerate(("Bemi?", "Varo?"))]
-    shown = len(encode(random_policy, dialect.prompt("", [SEARCH_TOOL])))
+    tasks = [Task(str(i), question, ("x",)) for i, question in enumerate(("What Bemi?", "What Varo?"))]
+    shown = len(encode(random_policy, dialect.prompt("What", [SEARCH_TOOL])))
     environment = search_environment(dialect, BM25Retriever(lambda corpus: PASSAGES))
     with pytest.raises(ValueError, match=rf"prompt: 2; .* tokens, of which {shown} stand in front of every question"):
         play(random_policy, [ANSWER], list(enumerate(tasks)), environment=environment)
