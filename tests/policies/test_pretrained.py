@@ -471,6 +471,15 @@ def test_what_a_token_wrote_of_the_result_does_not_stand_there_twice(folders, sp
     assert again.turns[0] == turn and again.stop is StopReason.ANSWERED
 
 
+@pytest.mark.parametrize("split", [None, SPLIT])
+def test_line_breaks_that_end_a_result_are_cut_as_in_front_of_an_action(folders, split):
+    policy = merging(pretrained_policy(str(folders["qwen2"])), "x</result>\n\n", split)
+    read = encode_observation(policy, "x</result>\n\n", True, 99)
+    together = policy.tokenizer("x</result>\n\n<think>").input_ids
+    assert list(read) == together[: len(read)] and policy.decode(read) == "x</result>\n\n"
+    assert (read == tuple(policy.tokenizer("x</result>\n\n").input_ids)) == (split is SPLIT)
+
+
 def test_what_a_token_wrote_beyond_is_kept_where_the_result_begins_otherwise(folders):
     policy = merging(pretrained_policy(str(folders["qwen2"])), "<search> city</search><result")
     dialect = replace(TAGS, chat=False, result_template="\n<result> {result}</result>")

@@ -72,7 +72,7 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool, ma
     cannot close its message.
     """
     if isinstance(observation, str):
-        return _first(policy.tokenizer, observation, max_tokens)
+        return _in_front_of_a_tag(policy.tokenizer, observation[: max_tokens * LONGEST_TOKEN])[:max_tokens]
     observation = _sayable(policy.tokenizer, observation)
     slots = [_RESULT.format(i) for i in range(len(observation.messages))]
     before = ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ACTION})
@@ -110,6 +110,17 @@ def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 
 def _first(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> tuple[int, ...]:
     return _plain(tokenizer, text[: max_tokens * LONGEST_TOKEN])[:max_tokens]
+
+
+def _in_front_of_a_tag(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The ids of `text` as they are where a tag follows: some tokenizers cut line breaks at the end of a text into
+    other tokens, behind which a model goes on with more of them."""
+    if not text[-1:].isspace():
+        return _plain(tokenizer, text)
+    encoded = tokenizer(f"{text}<", add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    ids = [i for i, (start, _) in zip(encoded.input_ids, encoded.offset_mapping, strict=True) if start < len(text)]
+    joined = any(start < len(text) < end for start, end in encoded.offset_mapping)
+    return _plain(tokenizer, text) if joined else tuple(ids)
 
 
 def _sayable(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Chat:
