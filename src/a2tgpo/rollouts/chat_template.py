@@ -91,6 +91,17 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool, ma
     return (*ids, *policy.tokenizer(text, add_special_tokens=False).input_ids)[:max_tokens]
 
 
+def closing_id(policy: Policy) -> int:
+    """The id that ends a message of the model, as its chat template writes it: one of `policy.end_ids`, or else the
+    tokenizer's end token."""
+    tokenizer, after = policy.tokenizer, ""
+    if tokenizer.chat_template is not None:
+        messages = ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ACTION})
+        after = tokenizer.apply_chat_template(list(messages), tokenize=False).partition(_ACTION)[2]
+    written = [i for i in tokenizer(after, add_special_tokens=False).input_ids if i in policy.end_ids]
+    return written[0] if written else tokenizer.eos_token_id
+
+
 @lru_cache(maxsize=8)
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}

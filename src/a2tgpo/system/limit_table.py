@@ -98,6 +98,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "episode_timeout": SECONDS,
         "max_failed_share": number(at_least=0, below=1),
         "seed": SEED,
+        "demonstrations": or_null(TEXT),
     },
     "data.environment": {
         "max_calls": COUNT_OR_ZERO,
@@ -171,6 +172,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **_parts("model/{slot}", "optimizer", "scheduler"),
         "method": part("model"),
         "module": part("model"),
+        "imitation": part("model"),
     },
     "model.policy": {
         "path": or_null(TEXT),
