@@ -1,6 +1,7 @@
 """Any causal language model: five architectures through the same loading, rollout and scoring code."""
 
 import json
+import string
 import time
 from dataclasses import replace
 from datetime import date
@@ -9,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
@@ -382,7 +383,7 @@ DIALECTS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama", "gemma"])
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "gemma"])
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("prefix", ["", "<think>\n"])
 def test_a_worked_episode_reads_like_a_played_one(folders, kind, name, prefix):
@@ -436,7 +437,15 @@ SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s
 
 
 def merging(policy, text, split=None):
-    """The policy with a tokenizer that was trained on `text`."""
+    """The policy with a tokenizer that was trained on `text`; "▁" is the way of SentencePiece, which splits nothing."""
+    if split == "▁":
+        raw = Tokenizer(models.BPE(unk_token="<unk>"))
+        raw.normalizer, raw.decoder = normalizers.Replace(" ", "▁"), decoders.Replace("▁", " ")
+        trainer = trainers.BpeTrainer(
+            special_tokens=["<unk>", "<|im_end|>"], initial_alphabet=[*string.printable, "▁"], show_progress=False
+        )
+        raw.train_from_iterator([text.removeprefix("<search> city</search").removesuffix("result")] * 9, trainer)
+        return replace(policy, tokenizer=PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>"))
     raw = Tokenizer(models.BPE())
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
     raw.pre_tokenizer = (
@@ -455,6 +464,8 @@ def merging(policy, text, split=None):
         (None, "<", "<result> {result}</result>"),
         (SPLIT, "<", "<result> {result}</result>"),
         (SPLIT, "\n\n", "\n\n<result>{result}</result>\n\n"),
+        ("▁", "<", "<result> {result}</result>"),
+        ("▁", "\n", "\n<result> {result}</result>"),
     ],
 )
 def test_what_a_token_wrote_of_the_result_does_not_stand_there_twice(folders, split, beyond, result_template):

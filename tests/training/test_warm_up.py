@@ -137,7 +137,8 @@ CONVERSATION = [
 
 
 def written(tmp_path, *conversations):
-    path = tmp_path / "conversations.jsonl"
+    (tmp_path / "written").mkdir(exist_ok=True)
+    path = tmp_path / "written" / "conversations.jsonl"
     path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
     return path
 
@@ -154,6 +155,25 @@ def test_a_conversation_is_a_worked_episode(tmp_path):
         ),
         "<think> done</think><answer> Kestrup</answer>",
     )
+
+
+def test_a_trajectory_in_the_form_of_atif_is_the_same_worked_episode(tmp_path):
+    steps = [{"source": "system", "message": "You search."}, {"source": "user", "message": CONVERSATION[1]["content"]}]
+    for asked, heard in (
+        (CONVERSATION[2], [CONVERSATION[3]]),
+        (CONVERSATION[4], CONVERSATION[5:7]),
+        (CONVERSATION[7], ()),
+    ):
+        calls = [
+            {"tool_call_id": c["id"], "function_name": "search", "arguments": json.loads(c["function"]["arguments"])}
+            for c in asked.get("tool_calls", ())
+        ]
+        results = [{"source_call_id": one["tool_call_id"], "content": one["content"]} for one in heard]
+        step = {"source": "agent", "message": asked["content"] or "", "tool_calls": calls}
+        steps.append(step | ({"observation": {"results": results}} if results else {}))
+    path = tmp_path / "conversations.jsonl"
+    path.write_text(json.dumps({"schema_version": "ATIF-v1.4", "agent": {"name": "a"}, "steps": steps}))
+    assert read_conversations(path) == read_conversations(written(tmp_path, CONVERSATION))
 
 
 class Texts(Callback):
@@ -225,6 +245,7 @@ BROKEN = {
             *CONVERSATION[3:],
         ]
     },
+    "results of other calls": {"messages": [*CONVERSATION[:3], CONVERSATION[5], CONVERSATION[7]]},
     "no answer": {"messages": CONVERSATION[:-1]},
     "an empty answer": {"messages": [*CONVERSATION[:-1], said("assistant", "")]},
 }
@@ -257,12 +278,28 @@ def test_questions_without_reference_calls_are_refused_before_anything_is_played
     assert said.startswith("error: data.tasks: task ") and "has no reference calls; expected" in said
 
 
+def test_a_few_demonstrations_that_do_not_come_to_their_end_are_left_out_and_counted(run, tmp_path, caplog):
+    endless = [CONVERSATION[1], *CONVERSATION[2:4] * 9]
+    path = written(tmp_path, CONVERSATION, [*endless, CONVERSATION[-1]])
+    room = ("data.module.max_action_tokens=200", "data.module.max_response_tokens=900", "data.environment.max_calls=6")
+    most = ("data.module.max_failed_share=0.5", "trainer.max_epochs=1")
+    (_, row) = table(run("few", f"data.module.demonstrations={path}", *room, *most))
+    assert float(row["train/failed_episodes"]) == 0.5 and float(row["train/success"]) == 1
+    assert any("2 of 4 demonstrations do not come to their end" in record.getMessage() for record in caplog.records)
+
+
 @pytest.mark.parametrize(
     ("overrides", "begins"),
     [
-        (["data.module.max_action_tokens=5"], "data.module.max_action_tokens, data.module.max_response_tokens: the"),
-        (["data.environment.max_calls=0"], "data.environment.max_calls: the demonstration of task "),
-        (["data.environment.max_tool_failures=1", "data.environment.tool_timeout=1e-9"], "data.environment.tools: the"),
+        (["data.module.max_action_tokens=5"], "data.module.max_action_tokens, data.module.max_response_tokens: 4 of 4"),
+        (
+            ["data.environment.max_calls=0"],
+            "data.environment.max_calls: 4 of 4 demonstrations do not come to their end",
+        ),
+        (
+            ["data.environment.max_tool_failures=1", "data.environment.tool_timeout=1e-9"],
+            "data.environment.tools: 4 of 4",
+        ),
     ],
 )
 def test_a_demonstration_that_does_not_come_to_its_end_is_refused_by_what_stops_it(run, capsys, overrides, begins):

@@ -14,7 +14,7 @@ class RecordedTools:
     deterministic = True
 
     def __init__(self, episode: ToolUse, results: Iterable[str]) -> None:
-        self._episode, self._results = episode, iter(results)
+        self._episode, self._results, self._calls = episode, iter(results), 0
         self.stop_strings = episode.stop_strings
 
     def prompt(self) -> str | Chat:
@@ -27,6 +27,9 @@ class RecordedTools:
         action = dialect.parse(action_text, tools)
         if action is None or not action.calls:
             return self._episode.step(action_text)
+        self._calls += len(action.calls)
+        if self._calls > self._episode.max_calls:
+            return StepResult(stop=StopReason.MAX_TURNS)
         return StepResult(dialect.observe([*islice(self._results, len(action.calls))], tools))
 
     def state(self) -> None:

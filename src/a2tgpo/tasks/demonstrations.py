@@ -13,8 +13,8 @@ from a2tgpo.system.errors import SettingError
 from a2tgpo.system.jsonl import lines, read_json
 
 FORM = (
-    "expected {messages: […]}, in order one of the user, those of the assistant with tool_calls and of the tools with "
-    "their results, and the assistant's answer"
+    "expected {messages: […]} or {steps: […]}, in order one of the user, those of the assistant with tool_calls and of "
+    "the tools with their results, and the assistant's answer"
 )
 
 
@@ -42,7 +42,8 @@ def from_reference_calls(task: Task, tools: Sequence[Tool]) -> Example:
 
 
 def read_conversations(path: Path) -> list[Example]:
-    """One worked episode a line of a jsonl file: a conversation in the form of OpenAI's chat completions.
+    """One worked episode a line of a jsonl file: a conversation in the form of OpenAI's chat completions, `messages`,
+    or of the Agent Trajectory Interchange Format (ATIF), `steps`.
 
     What the assistant says beside its calls, or `reasoning_content`, is its thought; system messages are left out.
     Raises ValueError naming file and line where there is no such conversation.
@@ -55,15 +56,26 @@ def read_conversations(path: Path) -> list[Example]:
         where = f"{label}: line {number}"
         try:
             conversation = read_json(line)
-            messages = [
-                message for message in conversation["messages"] if message["role"] not in ("system", "developer")
-            ]
+            messages = _from_atif(conversation["steps"]) if "steps" in conversation else conversation["messages"]
+            messages = [message for message in messages if message["role"] not in ("system", "developer")]
             read.append(_read_conversation(f"{path.stem}/{number}", messages))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{where}: {type(error).__name__}: {error}; {FORM}") from error
     if not read:
         raise ValueError(f"{label}: no lines; {FORM}")
     return read
+
+
+def _from_atif(steps: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for step in steps:
+        calls = [
+            {"id": call["tool_call_id"], "function": {"name": call["function_name"], "arguments": call["arguments"]}}
+            for call in step.get("tool_calls") or ()
+        ]
+        said = {"role": {"agent": "assistant"}.get(step["source"], step["source"]), "content": step["message"]}
+        yield {**said, "reasoning_content": step.get("reasoning_content"), "tool_calls": calls}
+        for result in (step.get("observation") or {}).get("results", ()):
+            yield {"role": "tool", "tool_call_id": result.get("source_call_id"), "content": result["content"]}
 
 
 def _read_conversation(key: str, messages: Sequence[Mapping[str, Any]]) -> Example:
@@ -81,9 +93,10 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> Iterator[ExampleTurn]:
         heard, rest = rest[: len(calls)], rest[len(calls) :]
         if not calls or [message["role"] for message in heard] != ["tool"] * len(calls):
             raise ValueError(f"a message of the {asked['role']} without calls, or calls without results")
-        ids = [call.get("id") for call in asked["tool_calls"]]
-        by_id = {message.get("tool_call_id"): message for message in heard}
-        ordered = [by_id[i] for i in ids] if len(by_id) == len(heard) and None not in by_id else heard
+        ids, by_id = [call.get("id") for call in asked["tool_calls"]], {m.get("tool_call_id"): m for m in heard}
+        if None not in by_id and by_id.keys() != set(ids):
+            raise ValueError(f"results of {[*by_id]} behind the calls {ids}")
+        ordered = [by_id[i] for i in ids] if len(by_id) == len(heard) else heard
         thought = asked.get("reasoning_content") or _text(asked).replace(THINK, "").replace(END_THINK, "")
         called = tuple(ToolCall(call["name"], _arguments(call["arguments"])) for call in calls)
         yield ExampleTurn(thought.strip(), called, tuple(map(_text, ordered)))

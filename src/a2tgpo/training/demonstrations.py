@@ -1,5 +1,6 @@
 """The data of a warm-up: demonstrations, played through the real environment as a policy would have played them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ WHAT_STOPS_IT = {
     StopReason.TOOL_FAILURE: "data.environment.tools",
 }
 """Where to look when a demonstration does not come to its end."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,24 @@ class DemonstrationDataModule(RolloutDataModule):
         super()._require_room([split for split in splits if split is not Split.TEST])  # a warm-up tests nothing
 
     def play(self, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]) -> list[Trajectory]:
-        """The demonstrations of these tasks. Raises SettingError where one does not come to its end."""
+        """The demonstrations of these tasks that come to their end. Those that do not count as failed episodes: raises
+        SettingError where they are more than `max_failed_share`."""
         learner: Learner = self.trainer.lightning_module
         actions = {group: self._actions(task) for group, task in prompts}
         engine = DemonstratedEngine(lambda key: actions[key[-2]])
         player = replace(self.rollout, engine=engine, environment=self._environment)
         played = player.run(learner.policy, prompts, self.group_size, key, greedy=False)
-        for trajectory in played:
-            if trajectory.stop is not StopReason.ANSWERED:
-                raise SettingError(
-                    f"{WHAT_STOPS_IT[trajectory.stop]}: the demonstration of task {trajectory.task.task_id} ends in "
-                    f"{trajectory.stop} after {len(trajectory.token_ids) - len(trajectory.prompt_ids)} tokens, at "
-                    f"{trajectory.turns[-1].action_text[-80:]!r}; expected limits that it keeps, in a form that is read"
-                )
-        return played
+        if unfinished := [trajectory for trajectory in played if trajectory.stop is not StopReason.ANSWERED]:
+            last = unfinished[-1]
+            told = (
+                f"{WHAT_STOPS_IT[last.stop]}: {len(unfinished)} of {len(played)} demonstrations do not come to their "
+                f"end; that of task {last.task.task_id} ends in {last.stop} after "
+                f"{len(last.token_ids) - len(last.prompt_ids)} tokens, at {last.turns[-1].action_text[-80:]!r}"
+            )
+            if len(unfinished) > self.rollout.max_failed_share * len(prompts):
+                raise SettingError(f"{told}; expected limits that they keep, in a form that is read")
+            _log.warning("%s; they are left out", told)
+        return [trajectory for trajectory in played if trajectory.stop is StopReason.ANSWERED]
 
     def _environment(self, task: Task) -> Environment:
         episode = self.rollout.environment(task)
