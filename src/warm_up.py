@@ -45,9 +45,9 @@ def warm_up(config: DictConfig) -> None:
 
 
 def _say_what_is_next(folder: Path) -> None:
-    kept = [
-        o for o in HydraConfig.get().overrides.task if o.startswith(("experiment=", "data/", "data.tasks.", "data="))
-    ]
+    about = ("experiment=", "data", "model/policy", "model.policy")
+    given = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(about)]
+    kept = [o for o in given if not o.startswith(("data.module", "model.policy.path"))]
     words = ["src/train.py", *kept, f"model.policy.path={quoted(folder)}"]
     print(f"next: python {shlex.join(words)}")
 

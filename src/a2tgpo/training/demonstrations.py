@@ -51,8 +51,9 @@ class DemonstrationDataModule(RolloutDataModule):
     def __init__(self, demonstrations: str | None, tasks: Tasks, **rollouts: Any) -> None:
         read = read_conversations(Path(demonstrations)) if demonstrations else []
         self._read = {example.key: example for example in read}
-        own = [Task(example.key, example.question, (example.answer,)) for example in read]
-        super().__init__(tasks=WithDemonstrations(tasks, own) if read else tasks, **(rollouts | {"group_size": 1}))
+        super().__init__(tasks=tasks, **(rollouts | {"group_size": 1}))
+        if read:
+            self.tasks = WithDemonstrations(tasks, [self._task(example) for example in read])
 
     def setup(self, stage: str) -> None:
         """As ever. Raises SettingError where a task that will be asked cannot be demonstrated, too."""
@@ -90,6 +91,11 @@ class DemonstrationDataModule(RolloutDataModule):
             return episode
         return RecordedTools(episode, [result for turn in example.turns for result in turn.results])
 
+    def _task(self, example: Example) -> Task:
+        task = Task(example.key, example.question, (example.answer,))
+        episode, _ = self._demonstration(task)
+        return replace(task, answers=(_answer(episode, example),))
+
     def _demonstration(self, task: Task) -> tuple[ToolUse, Example]:
         episode = self.rollout.environment(task)
         if not isinstance(episode, ToolUse):
@@ -102,6 +108,10 @@ class DemonstrationDataModule(RolloutDataModule):
         """All that the policy says in the demonstration of a task, one text an action."""
         episode, example = self._demonstration(task)
         said = [text for turn in example.turns for text in episode.dialect.write(Action(turn.calls), turn.thought)]
-        own = episode.dialect.parse(example.answer, episode.schemas)  # it may stand in the dialect's own form
-        answer = example.answer if own is None or own.answer is None else own.answer
-        return [*said, *episode.dialect.write(Action(answer=answer))]
+        return [*said, *episode.dialect.write(Action(answer=_answer(episode, example)))]
+
+
+def _answer(episode: ToolUse, example: Example) -> str:
+    """The answer, which may stand in the dialect's own form."""
+    own = episode.dialect.parse(example.answer, episode.schemas)
+    return example.answer if own is None or own.answer is None else own.answer
