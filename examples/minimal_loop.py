@@ -47,6 +47,8 @@ dialect = TextTags(
     result_tag="result",
     result_template="<result> {result}</result>",
     layout=PassageLayout("{contents}", separator=" ", nothing="Nothing was found."),
+    examples={},
+    assistant_prefix="",
     chat=False,
     system="",
     template={},

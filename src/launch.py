@@ -43,7 +43,16 @@ RESUME_MAY_CHANGE = (
 )
 """Ends of the keys that a resume may change: where things are, how much is done at once, and a limit that refuses
 prompts but cuts none."""
-PATHS = (".path", "_path", "_dir", "data.tasks.train", "data.tasks.val", "data.tasks.test", "data.retriever.model")
+PATHS = (
+    ".path",
+    "_path",
+    "_dir",
+    ".demonstrations",
+    "data.tasks.train",
+    "data.tasks.val",
+    "data.tasks.test",
+    "data.retriever.model",
+)
 """Ends of the keys whose value may be a file or folder, or a list of them."""
 
 CONFIG = "config.yaml"
@@ -61,7 +70,7 @@ def run_dir(ckpt_path: str | None, task_name: str, log_dir: str) -> str:
     directory of runs.
     """
     require("paths.log_dir", log_dir)
-    if ckpt_path is not None and task_name == "train":
+    if ckpt_path is not None and task_name in ("train", "warm_up"):
         if not Path(ckpt_path).is_file():
             raise ValueError(f"ckpt_path={ckpt_path}: no such file; expected a checkpoint written by src/train.py")
         directory = Path(ckpt_path).resolve().parents[1]

@@ -1,6 +1,9 @@
 """Train: compose the configuration, build the parts, fit, test the best checkpoint, say what came out."""
 
 import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -24,7 +27,7 @@ from launch import (
 )
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    from lightning import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
 
 NEEDED = ("seed", "threads", "data.module", "model.module", "trainer", "callbacks.checkpoint", "callbacks.summary")
@@ -41,31 +44,46 @@ def main(config: DictConfig) -> None:
 
 def train(config: DictConfig) -> None:
     """Build the parts, fit, test the best checkpoint; without a validation there is no best, and the last is tested."""
-    with one_line_errors():
-        require_settings(config, NEEDED, splits=("train", "val", "test"))
-        require_whole_iterations(config)
-        make_paths_absolute(config)
-        import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
-
-        from a2tgpo.system.process import configure_process
-
-        quiet_libraries()
-        configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
-        lightning.seed_everything(config.seed, workers=True, verbose=False)
-        with run_directory(config) as run_dir:
-            trainer = fit_and_test(config)
+    with one_line_errors(), prepared_run(config, NEEDED, ("train", "val", "test")) as run_dir:
+        trainer = fit_and_test(config)
     if trainer.is_global_zero:
         hydra_config = HydraConfig.get()
         print_report(run_dir, hydra_config.overrides.task, hydra_config.runtime.choices)
 
 
+@contextmanager
+def prepared_run(config: DictConfig, needed: Sequence[str], splits: Sequence[str]) -> Iterator[Path]:
+    """The directory of a run whose configuration can work, in a process that is ready for it.
+
+    Raises ValueError where a value cannot work, one that is `needed` or the question file of one of `splits` is
+    missing, or the directory belongs to another run.
+    """
+    require_settings(config, needed, splits)
+    require_whole_iterations(config)
+    make_paths_absolute(config)
+    import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
+
+    from a2tgpo.system.process import configure_process
+
+    quiet_libraries()
+    configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    with run_directory(config) as run_dir:
+        yield run_dir
+
+
 def fit_and_test(config: DictConfig) -> "Trainer":
     """The trainer, when all is done."""
-    from a2tgpo.callbacks.rich_logging import log_text
-
     data = instantiate(config.data.module, _convert_="all")
     data.require_questions(Split.TEST)  # it is asked last: what is wrong with it must not show after the training
     learner = instantiate(config.model.module, _convert_="all")
+    return fit(config, data, learner, test=True)
+
+
+def fit(config: DictConfig, data: "LightningDataModule", learner: "LightningModule", test: bool = False) -> "Trainer":
+    """The trainer, once `learner` is fitted to `data` and, where `test` asks for it, its best checkpoint tested."""
+    from a2tgpo.callbacks.rich_logging import log_text
+
     trainer = instantiate(
         config.trainer,
         callbacks=list(instantiate(config.callbacks).values()),
@@ -80,8 +98,9 @@ def fit_and_test(config: DictConfig) -> "Trainer":
         if config.ckpt_path is None:
             trainer.validate(learner, data, verbose=False)
         trainer.fit(learner, data, ckpt_path=config.ckpt_path, weights_only=True)
-        best = "best" if trainer.checkpoint_callback.best_model_path else None
-        trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
+        if test:
+            best = "best" if trainer.checkpoint_callback.best_model_path else None
+            trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
     except BaseException:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGKILL)  # its ranks could only report that this one is gone

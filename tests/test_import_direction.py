@@ -144,7 +144,10 @@ def test_only_entry_points_import_hydra():
 def test_only_training_callbacks_and_checkpoint_files_know_lightning():
     assert {room(path) for path in users_of("lightning")} <= {"training", "callbacks", "system"}
     assert {path.name for path in users_of("lightning") if room(path) == "system"} == {"checkpoint_io.py"}
-    assert {path.name for path in users_of("lightning") if room(path) == "training"} == {"datamodule.py", "module.py"}
+    assert {path.name for path in users_of("lightning") if room(path) == "training"} == {
+        "datamodule.py",
+        "policy_module.py",
+    }
 
 
 def test_the_two_halves_of_training_know_each_other_by_their_protocols_alone():

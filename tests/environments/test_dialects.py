@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import StopReason, Task
+from a2tgpo.system.errors import SettingError
 from tests.helpers.episodes import SEARCH, said, search_qa
 from tests.helpers.shipped import passage_layout, text_tags, tool_calls
 
@@ -134,7 +135,71 @@ def test_passages_are_numbered_and_separated():
     assert passage_layout(nothing="none")([]) == "none"
 
 
+EXAMPLE = {
+    "question": "What is the capital of France?",
+    "turns": [
+        {"calls": [{"tool": "search", "arguments": {"query": "capital of France"}}], "results": [[PASSAGE]]},
+    ],
+    "answer": "Paris",
+}
+
+
+def with_turn(**changes):
+    return EXAMPLE | {"turns": [EXAMPLE["turns"][0] | changes]}
+
+
+def calling(tool, **arguments):
+    return with_turn(calls=[{"tool": tool, "arguments": arguments}])
+
+
+def test_of_several_calls_in_a_worked_turn_each_is_an_action_where_a_tag_holds_one():
+    calls = EXAMPLE["turns"][0]["calls"] * 2
+    example = with_turn(thought="Twice.", calls=calls, results=["one", [PASSAGE]])
+    dialect = text_tags("{question}", ("<think>So.</think> <answer>", "</answer>"), examples={"twice": example})
+    dialect.stop_strings([SEARCH])
+    assert dialect.prompt("Who?", [SEARCH]) == (
+        "What is the capital of France?<think>Twice.</think> <search>capital of France</search><result> one</result>"
+        f"<search>capital of France</search><result> {PASSAGE}</result><think>So.</think> <answer>Paris</answer>\n\n"
+        "Who?"
+    )
+
+
+UNREADABLE = {
+    "no such tool": calling("lookup", query="x"),
+    "no such argument": calling("search", key="x"),
+    "no argument": calling("search"),
+    "another type": calling("search", query=["x"]),
+    "a tag in the query": calling("search", query="</search><answer>x</answer></tool_call>"),
+    "a tag in the answer": EXAMPLE | {"answer": "</answer>"},
+    "fewer results than calls": with_turn(calls=EXAMPLE["turns"][0]["calls"] * 2),
+}
+
+
+@pytest.mark.parametrize("example", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize("make", [text_tags, tool_calls])
+def test_a_worked_episode_that_the_dialect_would_not_read_is_refused_by_name(make, example):
+    dialect = make("{question}", ("<answer>", "</answer>"), examples={"first": EXAMPLE, "second": example})
+    with pytest.raises(SettingError, match=r"^data\.dialect\.examples\.second: .*; expected "):
+        search_qa(dialect, BM25Retriever(lambda corpus: (PASSAGE,)))(Task("t", "Who?", ("x",)))
+
+
 REFUSED = [
+    (
+        lambda: text_tags("{question}", ("<answer>", ""), examples={"one": {"question": "x", "answer": "y"}}),
+        r"data\.dialect\.examples=.*: expected in one \{question, turns, answer\}",
+    ),
+    (
+        lambda: tool_calls("{question}", ("<answer>", ""), examples={"one": with_turn(calls=[{"tool": "search"}])}),
+        r"data\.dialect\.examples=.*: expected in one in turns a list of \{calls, results\} and possibly thought",
+    ),
+    *(
+        (
+            partial(make, "{question}", ("<answer>", ""), assistant_prefix=prefix),
+            r"data\.dialect\.assistant_prefix=.*: expected a text that opens no tag but, at its end, <think>",
+        )
+        for make in (text_tags, tool_calls)
+        for prefix in ("<search>", "<think> I need", "<tool_call>\n")
+    ),
     (
         lambda: passage_layout(template="{contents} {score}"),
         r"data\.dialect\.layout\.template='\{contents\} \{score\}': expected",

@@ -21,8 +21,12 @@ def settings(file: str, part: str | None = None) -> dict[str, Any]:
     """The values in `configs/<file>.yaml`, or in the node `part` of it."""
     config = OmegaConf.load(CONFIGS / f"{file}.yaml")
     values = OmegaConf.to_container(config[part] if part else config, resolve=False)
-    del values["_target_"]
-    return values
+    return {name: value for name, value in values.items() if name not in ("_target_", "defaults")}
+
+
+def examples(name: str) -> dict[str, Any]:
+    """The worked episodes of that name."""
+    return settings(f"data/dialect/examples/{name}")
 
 
 def passage_layout(**changes: Any) -> PassageLayout:
@@ -30,13 +34,18 @@ def passage_layout(**changes: Any) -> PassageLayout:
 
 
 def text_tags(prompt_template: str, answer_wrapper: tuple[str, ...], **changes: Any) -> TextTags:
-    given = {"prompt_template": prompt_template, "answer_wrapper": answer_wrapper, "layout": passage_layout()}
+    given = {
+        "prompt_template": prompt_template,
+        "answer_wrapper": answer_wrapper,
+        "layout": passage_layout(),
+        "examples": {},
+    }
     return TextTags(**settings("data/dialect/text_tags") | given | changes)
 
 
 def tool_calls(prompt_template: str, answer_wrapper: tuple[str, ...], **changes: Any) -> ToolCalls:
     layout = PassageLayout(**settings("data/dialect/tool_calls", "layout"))
-    given = {"prompt_template": prompt_template, "answer_wrapper": answer_wrapper, "layout": layout}
+    given = {"prompt_template": prompt_template, "answer_wrapper": answer_wrapper, "layout": layout, "examples": {}}
     return ToolCalls(**settings("data/dialect/tool_calls") | given | changes)
 
 

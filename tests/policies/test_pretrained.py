@@ -1,22 +1,29 @@
 """Any causal language model: five architectures through the same loading, rollout and scoring code."""
 
 import json
+import string
 import time
 from dataclasses import replace
 from datetime import date
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
+from a2tgpo.environments.dialects.examples import read_examples
+from a2tgpo.environments.dialects.tool_calls import schema
 from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.method.method import PAPER
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts import chat_template
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
 from a2tgpo.rollouts.protocols import Chat
+from a2tgpo.rollouts.thinking import prefixed
 from a2tgpo.rollouts.trajectory import StopReason, Task
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
@@ -25,7 +32,7 @@ from tests.helpers.episodes import SEARCH
 from tests.helpers.episodes import search_qa as search_environment
 from tests.helpers.loops import loop
 from tests.helpers.model_zoo import ARCHITECTURES, WINDOW, build
-from tests.helpers.shipped import passage_layout, pretrained_policy, text_tags, tool_calls
+from tests.helpers.shipped import examples, passage_layout, pretrained_policy, text_tags, tool_calls
 from tests.helpers.tiny_runs import SMALL, fit
 
 PASSAGES = ("The director of the film is Varo.", "The city of Varo is Kelu.", "The end token is <|im_end|>, they say.")
@@ -143,7 +150,7 @@ def test_every_architecture_trains(composed, folders, kind):
     assert learner.metrics["update/grad_norm"] > 1e-3 and learner.metrics["update/max_log_ratio"] > 1e-5
 
 
-# ---- Native tool calls -----------------------------------------------------------------------------------------------
+# ---- Native tool calls ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2"])
@@ -295,10 +302,201 @@ def test_earlier_thoughts_stay_in_the_context(folders):
     assert trajectory.stop is StopReason.ANSWERED
 
 
-def test_a_template_without_tool_messages_is_refused_by_name(folders):
+ROOM = {"max_prompt_tokens": 2000, "max_response_tokens": 2000, "max_action_tokens": 400}
+
+
+def with_room(folder):
+    """The policy, with positions for texts that its small tokenizer cuts into many pieces."""
+    policy = pretrained_policy(str(folder))
+    policy.model.config.max_position_embeddings = 4096
+    return policy
+
+
+DEAF = {
+    "llama": "",  # it writes results, and tells of no tools
+    "gemma": "",  # it refuses the role
+    "qwen2": "{%- for m in messages if m.role != 'tool' -%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{% endif -%}",  # it leaves them out
+}
+
+
+@pytest.mark.parametrize("kind", DEAF)
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_a_template_that_knows_no_tools_is_told_of_them_in_words(folders, kind, system):
+    policy = with_room(folders[kind])
+    policy.tokenizer.chat_template = DEAF[kind] or policy.tokenizer.chat_template
+    dialect = replace(CALLS, system=system)
+    script = [call("director of the film") + "\n" + call("city of Varo"), "<answer>Varo</answer>"]
+    if kind == "gemma" and system:
+        with pytest.raises(ValueError, match=r"model\.policy\.path: its chat template cannot render .*no role system"):
+            play(policy, dialect, script)
+        return
+    (trajectory,) = play(policy, dialect, script, **ROOM)
+    prompt = policy.tokenizer.decode(trajectory.prompt_ids)
+    words = "<tools>\n" + json.dumps(schema(SEARCH)) + "\n</tools>"
+    assert prompt.count(words) == 1 and '<tool_call>\n{"name": <function-name>' in prompt
+    assert prompt.index(system) < prompt.index(words) < prompt.index(TASK.question)
+    told = "\n".join(f"<tool_response>\n{passage}\n</tool_response>" for passage in PASSAGES[:2])
+    assert told in trajectory.turns[0].observation_text and "tool\n" not in trajectory.turns[0].observation_text
+    assert (trajectory.stop, trajectory.metrics["calls"]) == (StopReason.ANSWERED, 2.0)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2"])
+def test_a_template_that_knows_tools_tells_of_them_itself(folders, kind):
+    policy = pretrained_policy(str(folders[kind]))
+    prompt = policy.tokenizer.decode(encode_prompt(policy, CALLS.prompt("Who?", [SEARCH]), "Who?"))
+    assert prompt.count("Searches a collection of texts") == 1 and "<tools>" not in prompt
+
+
+def test_tools_that_nobody_put_into_words_are_refused_by_name(folders):
     policy = pretrained_policy(str(folders["gemma"]))
-    with pytest.raises(ValueError, match=r"model\.policy\.path: its chat template cannot render .*no role tool"):
-        play(policy, CALLS, [call("city")])
+    result, asked = Chat(({"role": "tool", "content": "x"},)), CALLS.prompt("Who?", [SEARCH])
+    for encode in (
+        lambda: encode_observation(policy, result, closed=True, max_tokens=9),
+        lambda: encode_prompt(policy, replace(asked, without_tools=()), "Who?"),
+    ):
+        with pytest.raises(ValueError, match=r"model\.policy\.path: its chat template leaves tools or results out"):
+            encode()
+
+
+# ---- Worked episodes and prefixes ------------------------------------------------------------------------------------
+
+
+SHOWN = examples("search_qa")
+DIALECTS = {
+    "text": partial(text_tags, "Question: {question}", ("<think> done</think><answer> ", "</answer>")),
+    "chat": partial(
+        text_tags,
+        "Answer the question below. {question}",
+        ("<think>I know.</think>\n<answer> ", " </answer>"),
+        chat=True,
+        result_template="\n\n<result>{result}</result>\n\n",
+    ),
+    "calls": partial(tool_calls, "{question}", ("<answer>", "</answer>"), system=""),
+    "thinking": partial(
+        tool_calls,
+        "{question}",
+        ("<think>\nI know.\n</think>\n\n<answer>", "</answer>"),
+        system="",
+        template={"enable_thinking": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "gemma"])
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("prefix", ["", "<think>\n"])
+def test_a_worked_episode_reads_like_a_played_one(folders, kind, name, prefix):
+    policy = with_room(folders[kind])
+    dialect = DIALECTS[name](assistant_prefix=prefix)
+    if (kind, name) == ("qwen3", "calls"):
+        dialect = replace(dialect, template={})  # what its template puts before messages that do not think
+    first = next(read_examples(SHOWN))
+    (thought, query) = first.turns[0].thought, first.turns[0].calls
+    said = [*dialect.write(Action(query), thought), *dialect.write(Action(answer=first.answer))]
+    again = prefix if name in ("calls", "thinking") else ""
+    actions = [prefixed(before, text).removeprefix(before) for before, text in zip((prefix, again), said, strict=True)]
+    environment = search_environment(dialect, BM25Retriever(lambda corpus: first.turns[0].results[0]))
+    end = "<end_of_turn>" if kind == "gemma" else policy.tokenizer.eos_token
+    ends = [end if name in ("calls", "thinking") else ""] * 2
+    engine = ScriptedEngine(lambda key: [action + end for action, end in zip(actions, ends, strict=True)])
+    task = Task("t", first.question, (first.answer,))
+    (played,) = loop(engine, environment, **ROOM).run(policy, [(0, task)], 1, (0,), greedy=True)
+    assert (played.stop, played.metrics["em"], len(played.turns)) == (StopReason.ANSWERED, 1.0, 2)
+    prompt = replace(dialect, examples=SHOWN).prompt("Who?", [SEARCH])
+    shown = policy.tokenizer.decode(encode_prompt(policy, prompt, "Who?"))
+    assert shown.startswith(policy.tokenizer.decode(played.token_ids).removesuffix(ends[1]))
+    if not prefix:  # else the first of the wrapper's texts is the prefix itself, where the message begins with it
+        assert all(one["answer"].join(dialect.answer_wrapper) in shown for one in SHOWN.values())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "actions"),
+    [
+        (TAGS, ["I need it </think><search> city</search>", "<think> so</think><answer> x</answer>"]),
+        (THINKING, [f"I need it\n</think>\n\n{call('city')}<|im_end|>", "so </think><answer>x</answer><|im_end|>"]),
+    ],
+)
+def test_the_policy_goes_on_from_the_prefix(folders, dialect, actions):
+    policy = pretrained_policy(str(folders["qwen3"]))
+    (trajectory,) = play(policy, replace(dialect, assistant_prefix="<think>\n"), actions)
+    assert trajectory.stop is StopReason.ANSWERED and trajectory.metrics["calls"] == 1
+    texts = [policy.tokenizer.decode(trajectory.prompt_ids), trajectory.turns[0].observation_text]
+    again = dialect is THINKING  # a message of its own
+    assert [text.endswith("<think>\n") for text in texts] == [True, again]
+    first, second = queries_about(policy, trajectory, ("<think>\nI know it.</think><answer>", "</answer>"))
+    assert policy.tokenizer.decode(first.answer.ids) == "I know it.</think><answer>Varo"
+    assert policy.tokenizer.decode(second.answer.ids).startswith("<think>") != again
+
+
+# ---- Tokens that reach beyond a stop text ----------------------------------------------------------------------------
+
+
+SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""As tokenizers of Qwen split words: line breaks belong to the punctuation before them."""
+
+
+def merging(policy, text, split=None):
+    """The policy with a tokenizer that was trained on `text`; "▁" is the way of SentencePiece, which splits nothing."""
+    if split == "▁":
+        raw = Tokenizer(models.BPE(unk_token="<unk>"))
+        raw.normalizer, raw.decoder = normalizers.Replace(" ", "▁"), decoders.Replace("▁", " ")
+        trainer = trainers.BpeTrainer(
+            special_tokens=["<unk>", "<|im_end|>"], initial_alphabet=[*string.printable, "▁"], show_progress=False
+        )
+        raw.train_from_iterator([text.removeprefix("<search> city</search").removesuffix("result")] * 9, trainer)
+        return replace(policy, tokenizer=PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>"))
+    raw = Tokenizer(models.BPE())
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
+    raw.pre_tokenizer = (
+        bytes_ if split is None else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), bytes_])
+    )
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = {"special_tokens": ["<|im_end|>"], "initial_alphabet": alphabet, "show_progress": False}
+    raw.train_from_iterator([text] * 9, trainers.BpeTrainer(vocab_size=400, **special))
+    return replace(policy, tokenizer=PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>"))
+
+
+@pytest.mark.parametrize(
+    ("split", "beyond", "result_template"),
+    [
+        (None, "<", "<result> {result}</result>"),
+        (SPLIT, "<", "<result> {result}</result>"),
+        (SPLIT, "\n\n", "\n\n<result>{result}</result>\n\n"),
+        ("▁", "<", "<result> {result}</result>"),
+        ("▁", "\n", "\n<result> {result}</result>"),
+    ],
+)
+def test_what_a_token_wrote_of_the_result_does_not_stand_there_twice(folders, split, beyond, result_template):
+    policy = merging(pretrained_policy(str(folders["qwen2"])), f"<search> city</search>{beyond}result", split)
+    dialect = replace(TAGS, chat=False, result_template=result_template)
+    actions = [f"<search> city of Varo</search>{beyond}", "<answer> Kelu</answer>"]
+    (trajectory,) = play(policy, dialect, actions)
+    turn = trajectory.turns[0]
+    assert policy.decode(turn.action_ids[-1:]).endswith(f">{beyond}")  # one token, which was sampled and is trained
+    whole = dialect.observe([PASSAGES[1]], [SEARCH])
+    assert turn.action_text + turn.observation_text == f"<search> city of Varo</search>{whole}"
+    rollout = loop(ScriptedEngine(lambda key: actions[1:]), search_qa(dialect), max_prompt_tokens=500)
+    ((again,),) = rollout.continue_from(policy, [(trajectory, 1)], 1, (0,))
+    assert again.turns[0] == turn and again.stop is StopReason.ANSWERED
+
+
+@pytest.mark.parametrize("split", [None, SPLIT])
+def test_line_breaks_that_end_a_result_are_cut_as_in_front_of_an_action(folders, split):
+    policy = merging(pretrained_policy(str(folders["qwen2"])), "x</result>\n\n", split)
+    read = encode_observation(policy, "x</result>\n\n", True, 99)
+    together = policy.tokenizer("x</result>\n\n<think>").input_ids
+    assert list(read) == together[: len(read)] and policy.decode(read) == "x</result>\n\n"
+    assert (read == tuple(policy.tokenizer("x</result>\n\n").input_ids)) == (split is SPLIT)
+
+
+def test_what_a_token_wrote_beyond_is_kept_where_the_result_begins_otherwise(folders):
+    policy = merging(pretrained_policy(str(folders["qwen2"])), "<search> city</search><result")
+    dialect = replace(TAGS, chat=False, result_template="\n<result> {result}</result>")
+    (trajectory,) = play(policy, dialect, ["<search> city of Varo</search><", "<answer> Kelu</answer>"])
+    turn = trajectory.turns[0]
+    assert (turn.action_text, turn.observation_text[:9]) == ("<search> city of Varo</search><", "\n<result>")
 
 
 def test_a_model_without_chat_template_is_refused_by_name(random_policy):
@@ -366,7 +564,7 @@ def test_more_calls_in_one_turn_than_are_left_end_the_episode(folders):
     assert (trajectory.stop, trajectory.metrics["calls"]) == (StopReason.MAX_TURNS, 0.0)
 
 
-# ---- Options ---------------------------------------------------------------------------------------------------------
+# ---- Options -------------------------------------------------------------------------------------------------------
 
 
 def gradients(policy):

@@ -16,9 +16,10 @@ from a2tgpo.rollouts.tool_health import ToolHealth
 from a2tgpo.rollouts.trajectory import Call, CallResult, StopReason, Task, Trajectory, Turn
 from a2tgpo.scoring.batch import collate
 from a2tgpo.system.errors import SettingError
+from tests.helpers.episodes import SEARCH as SEARCH_TOOL
 from tests.helpers.episodes import search_qa as search_environment
 from tests.helpers.loops import loop
-from tests.helpers.shipped import text_tags
+from tests.helpers.shipped import examples, text_tags
 
 PASSAGES = ("The director of Bemi is Varo Tano.", "The birthplace of Varo Tano is Kelu.")
 TASK = Task("t", "What is the director of Bemi?", ("Varo Tano",), corpus="films")
@@ -261,6 +262,15 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_played(random_p
         ):
             one_by_one.run(random_policy, [(0, TASK), (1, long)], 1, KEY, greedy=False)
     assert engine.opened == 0
+
+
+def test_of_prompts_that_are_too_long_it_is_said_how_much_is_the_same_in_all(random_policy):
+    dialect = text_tags("Question: {question}", ("<answer> ", "</answer>"), examples=examples("search_qa"))
+    tasks = [Task(str(i), question, ("x",)) for i, question in enumerate(("What Bemi?", "What Varo?"))]
+    shown = len(encode(random_policy, dialect.prompt("What", [SEARCH_TOOL])))
+    environment = search_environment(dialect, BM25Retriever(lambda corpus: PASSAGES))
+    with pytest.raises(ValueError, match=rf"prompt: 2; .* tokens, of which {shown} stand in front of every question"):
+        play(random_policy, [ANSWER], list(enumerate(tasks)), environment=environment)
 
 
 def test_a_prompt_at_the_limit_is_played(random_policy):

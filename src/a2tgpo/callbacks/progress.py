@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import Callback, Trainer
 from rich.console import Console
@@ -19,6 +19,9 @@ from a2tgpo.system.signals import Interrupted
 class TrainingProgress(Callback):
     """A line every `every` iterations, and for each iteration that taught nothing; on a terminal also a bar over
     iterations with the phase under way. A line of a run without trouble has 80 columns at most."""
+
+    validated_by: ClassVar[str] = "success"
+    """The figure of the validation that is kept in sight."""
 
     def __init__(self, every: int) -> None:
         require("callbacks.progress.every", every)
@@ -56,18 +59,15 @@ class TrainingProgress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Keep the newest validation figure in sight, and how old it is."""
         at_start = trainer.state.fn == "validate"
-        success = float(trainer.callback_metrics["val/success"])
-        self.validated = f"val {success:.3f} at {0 if at_start else trainer.current_epoch + 1}  "
+        figure = float(trainer.callback_metrics[f"val/{self.validated_by}"])
+        self.validated = f"val {figure:.3f} at {0 if at_start else trainer.current_epoch + 1}  "
         if at_start:
-            self._say(trainer, f"start: val success {success:.3f}")
+            self._say(trainer, f"start: val {self.validated_by} {figure:.3f}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Move on by one iteration."""
         iteration, m = trainer.current_epoch + 1, pl_module.metrics
-        line = (
-            f"{iteration}/{trainer.max_epochs}  train {m['train/success']:.3f}  {self.validated}"
-            f"reward {m['train/reward']:+.2f}  turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.1%}"
-        )
+        line = f"{iteration}/{trainer.max_epochs}  {self.figures(m)}"
         if failures := m.get("train/tool_failures"):
             line += f"  failed calls {failures:.2f}"
         if lost := m["train/failed_episodes"]:
@@ -75,11 +75,22 @@ class TrainingProgress(Callback):
         if skipped := m["update/skipped_steps"]:
             line += f"  skipped steps {skipped:g}"
         line += f"  {sum(pl_module.phases.seconds.values()):.0f} s"
-        if reason := nothing_learned(m):
+        if reason := self.reason(m):
             line += f"  nothing learned: {reason}"
         self._update(completed=iteration)
         if reason or iteration % self.every == 0 or iteration == trainer.max_epochs:
             self._say(trainer, line)
+
+    def figures(self, m: Mapping[str, float]) -> str:
+        """What the line of an iteration says of its metrics."""
+        return (
+            f"train {m['train/success']:.3f}  {self.validated}reward {m['train/reward']:+.2f}  "
+            f"turns {m['train/turns']:.1f}  clip {m['update/clip_fraction']:.1%}"
+        )
+
+    def reason(self, m: Mapping[str, float]) -> str:
+        """Why the iteration taught nothing; empty where it did."""
+        return nothing_learned(m)
 
     def _say(self, trainer: Trainer, line: str) -> None:
         if trainer.is_global_zero:

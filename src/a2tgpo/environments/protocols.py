@@ -73,6 +73,11 @@ class Dialect(Protocol):
         """The action that `text` stands for, None where it is malformed."""
         ...
 
+    def write(self, action: Action, thought: str = "") -> Sequence[str]:
+        """The text that `parse` reads as `action`, behind a `thought` where the dialect has any; a text for each call
+        where an action holds only one."""
+        ...
+
     def observe(self, results: Sequence[str], tools: Sequence[Tool]) -> str | Chat:
         """The results of an action's tool calls, as the policy will see them."""
         ...

@@ -42,7 +42,8 @@ class ToolUse:
     """A promise that holds where all tools keep it."""
     stop_strings: Sequence[str] = field(init=False)
     _functions: Mapping[str, ToolFunction] = field(init=False, repr=False)
-    _schemas: tuple[Tool, ...] = field(init=False, repr=False)
+    schemas: tuple[Tool, ...] = field(init=False, repr=False)
+    """The tools as the policy is told of them."""
     _calls: int = field(default=0, init=False)
     _useful: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
@@ -52,16 +53,16 @@ class ToolUse:
     def __post_init__(self) -> None:
         require_all(vars(self), "data.environment")
         self._functions = {name: read_tool(name, function) for name, function in self.tools.items()}
-        self._schemas = tuple(function.tool for function in self._functions.values())
-        self.stop_strings = self.dialect.stop_strings(self._schemas)
+        self.schemas = tuple(function.tool for function in self._functions.values())
+        self.stop_strings = self.dialect.stop_strings(self.schemas)
 
     def prompt(self) -> str | Chat:
         """What opens the episode."""
-        return self.dialect.prompt(self.task.question, self._schemas)
+        return self.dialect.prompt(self.task.question, self.schemas)
 
     def step(self, action_text: str) -> StepResult:
         """Carry out one action: call its tools, take the answer, or end the episode on a malformed action."""
-        action = self.dialect.parse(action_text, self._schemas)
+        action = self.dialect.parse(action_text, self.schemas)
         if action is None:
             return StepResult(stop=StopReason.INVALID_ACTION)
         if action.answer is not None:
@@ -95,7 +96,7 @@ class ToolUse:
         texts, calls = zip(*map(self._call, action.calls), strict=True)
         succeeded = any(call.result in (CallResult.FOUND, CallResult.EMPTY) for call in calls)
         return StepResult(
-            self.dialect.observe(texts, self._schemas),
+            self.dialect.observe(texts, self.schemas),
             stop=StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None,
             useful=self._useful > before if self.task.evidence and succeeded else None,
             calls=calls,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
@@ -15,7 +16,13 @@ from a2tgpo.rollouts.protocols import Chat
 LONGEST_TOKEN = 64
 """Characters of a text that stand behind a token at most, on average: what goes beyond is not even encoded."""
 
-_QUESTION, _ACTION, _RESULT = "slot-question", "slot-action", "slot-result-{}-"
+_QUESTION, _ACTION, _RESULT, _SAID, _TOOL = (
+    "slot-question",
+    "slot-action",
+    "slot-result-{}-",
+    "slot-said-{}-",
+    "slot-tool",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -24,9 +31,10 @@ def encode_prompt(policy: Policy, prompt: str | Chat, question: str) -> tuple[in
     chat template. No end token follows, whatever the tokenizer appends to texts, and no begin token stands twice.
     Special tokens spelt out in the `question` are split, those of the frame around it are not.
 
-    Raises ValueError where the model has no chat template, or one that cannot render these messages.
+    Raises ValueError where the model has no chat template, or one that cannot say this.
     """
     tokenizer, plain = policy.tokenizer, isinstance(prompt, str)
+    prompt = prompt if plain else _sayable(tokenizer, prompt)
     if any(token in question for token in _special_tokens(tokenizer).values()):
         frame = _frame(tokenizer, prompt, question)
         ends = accumulate(len(part) + len(question) for part in frame[:-1])
@@ -64,7 +72,8 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool, ma
     cannot close its message.
     """
     if isinstance(observation, str):
-        return _first(policy.tokenizer, observation, max_tokens)
+        return _in_front_of_a_tag(policy.tokenizer, observation[: max_tokens * LONGEST_TOKEN])[:max_tokens]
+    observation = _sayable(policy.tokenizer, observation)
     slots = [_RESULT.format(i) for i in range(len(observation.messages))]
     before = ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ACTION})
     empty = tuple({**message, "content": slot} for message, slot in zip(observation.messages, slots, strict=True))
@@ -80,6 +89,17 @@ def encode_observation(policy: Policy, observation: str | Chat, closed: bool, ma
         ids += policy.tokenizer(frame, add_special_tokens=False).input_ids
         ids += _first(policy.tokenizer, message["content"], max_tokens)
     return (*ids, *policy.tokenizer(text, add_special_tokens=False).input_ids)[:max_tokens]
+
+
+def closing_id(policy: Policy) -> int:
+    """The id that ends a message of the model, as its chat template writes it: one of `policy.end_ids`, or else the
+    tokenizer's end token."""
+    tokenizer, after = policy.tokenizer, ""
+    if tokenizer.chat_template is not None:
+        messages = ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ACTION})
+        after = tokenizer.apply_chat_template(list(messages), tokenize=False).partition(_ACTION)[2]
+    written = [i for i in tokenizer(after, add_special_tokens=False).input_ids if i in policy.end_ids]
+    return written[0] if written else tokenizer.eos_token_id
 
 
 @lru_cache(maxsize=8)
@@ -103,22 +123,71 @@ def _first(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> tu
     return _plain(tokenizer, text[: max_tokens * LONGEST_TOKEN])[:max_tokens]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], chat: Chat) -> str:
+def _in_front_of_a_tag(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The ids of `text` as they are where a tag follows: some tokenizers cut line breaks at the end of a text into
+    other tokens, behind which a model goes on with more of them."""
+    if not text[-1:].isspace():
+        return _plain(tokenizer, text)
+    encoded = tokenizer(f"{text}<", add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    ids = [i for i, (start, _) in zip(encoded.input_ids, encoded.offset_mapping, strict=True) if start < len(text)]
+    joined = any(start < len(text) < end for start, end in encoded.offset_mapping)
+    return _plain(tokenizer, text) if joined else tuple(ids)
+
+
+def _sayable(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Chat:
+    """`chat`, in words where it speaks of tools and the model's template knows none. Raises ValueError where it has no
+    words for that, or there is no template."""
     if tokenizer.chat_template is None:
         raise ValueError(
             "model.policy.path: its tokenizer has no chat template; expected a chat model, or a dialect of plain text "
             "(data.dialect.chat=false)"
         )
+    needs_tools = chat.tools or any(message["role"] == "tool" for message in chat.messages)
+    if not needs_tools or _knows_tools(tokenizer, str(tokenizer.chat_template)):
+        return chat
+    if not chat.without_tools:
+        raise ValueError("model.policy.path: its chat template leaves tools or results out; expected one with tools")
+    return replace(chat, messages=chat.without_tools, tools=())
+
+
+@lru_cache(maxsize=8)
+def _knows_tools(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> bool:
+    """Does the template tell of tools and of their results? Some leave them out or refuse them."""
+    roles = {"user": _QUESTION, "assistant": _ACTION, "tool": _RESULT}
+    tool = {"name": _TOOL, "description": "", "parameters": {"type": "object", "properties": {}}}
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in roles.items()],
+            tools=[{"type": "function", "function": tool}],
+            tokenize=False,
+        )
+    except (TemplateError, TypeError):
+        return False
+    return _TOOL in text and _RESULT in text
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], chat: Chat) -> str:
+    """Messages as text, up to where the model goes on. What it said earlier stands there word for word, as in an
+    episode: templates would leave out its thoughts."""
     dated = "date_string" in tokenizer.chat_template and "date_string" in chat.template
     if "strftime_now" in tokenizer.chat_template and not dated:
         _say_that_prompts_change()
+    said = {_SAID.format(i): m["content"] for i, m in enumerate(messages) if m["role"] == "assistant"}
+    slots = iter(said)
+    shown = [{**m, "content": next(slots)} if m["role"] == "assistant" else m for m in messages]
     try:
-        return tokenizer.apply_chat_template(
-            list(messages), tools=list(chat.tools) or None, tokenize=False, add_generation_prompt=True, **chat.template
+        text = tokenizer.apply_chat_template(
+            shown, tools=list(chat.tools) or None, tokenize=False, add_generation_prompt=True, **chat.template
         )
     except TemplateError as error:
         roles = [message["role"] for message in messages]
         raise ValueError(f"model.policy.path: its chat template cannot render messages of {roles}: {error}") from error
+    for slot, content in said.items():
+        before, found, after = text.partition(slot)
+        if not found:
+            raise ValueError("model.policy.path: its chat template leaves earlier messages out; expected all of them")
+        text = before + content + after
+    return text + chat.prefix
 
 
 @cache

@@ -11,7 +11,7 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
 from a2tgpo.rollouts.protocols import Chat, Completion, Engine, Environment, Sampling, StepResult
 from a2tgpo.rollouts.start import Start
-from a2tgpo.rollouts.thinking import only_quoted, opened_thought
+from a2tgpo.rollouts.thinking import only_quoted, opened_thought, overshoot
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.errors import SettingError, finite
@@ -142,8 +142,15 @@ class Episode:
         return result
 
     def _encode(self, result: StepResult, action_ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+        observation = result.observation
+        if not observation:
+            return ()
+        if isinstance(observation, str):  # what the action's last token wrote of it does not stand there twice
+            observation = observation.removeprefix(
+                overshoot(self.environment.stop_strings, self._policy.decode(action_ids))
+            )
         closed = not self._policy.end_ids.isdisjoint(action_ids[-1:])
-        return encode_observation(self._policy, result.observation, closed, max_tokens) if result.observation else ()
+        return encode_observation(self._policy, observation, closed, max_tokens)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 

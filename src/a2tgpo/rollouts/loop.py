@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, takewhile
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
@@ -159,11 +159,14 @@ class Rollout:
     def _refuse(self, too_long: Sequence[Episode]) -> None:
         if too_long:
             longest = max(too_long, key=lambda episode: len(episode.prompt_ids))
+            tasks = len({episode.start.group for episode in too_long})
+            columns = zip(*(episode.prompt_ids for episode in too_long), strict=False)
+            alike = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
+            frame = f", of which {alike} stand in front of every question (data.dialect)" if tasks > 1 and alike else ""
             raise SettingError(
-                f"data.module.max_prompt_tokens={self.max_prompt_tokens}: tasks with a longer prompt: "
-                f"{len({episode.start.group for episode in too_long})}; the longest, {longest.start.task.task_id}, has "
-                f"{len(longest.prompt_ids)} tokens; expected a limit that all keep (a resume may change it), or "
-                "question files without these rows"
+                f"data.module.max_prompt_tokens={self.max_prompt_tokens}: tasks with a longer prompt: {tasks}; the "
+                f"longest, {longest.start.task.task_id}, has {len(longest.prompt_ids)} tokens{frame}; expected a limit "
+                "that all keep (a resume may change it), or question files without these rows"
             )
 
     async def _open_all(self, episodes: Sequence[Episode]) -> None:

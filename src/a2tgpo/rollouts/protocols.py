@@ -21,6 +21,10 @@ class Chat:
     """JSON schemas of the tools that the template tells the model of."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the template, such as `enable_thinking`."""
+    without_tools: tuple[Mapping[str, str], ...] = ()
+    """The same messages for a template that knows no tools: told of and answered in messages of system and user."""
+    prefix: str = ""
+    """What the model's message begins with, behind what the template opens it with; the model goes on from there."""
 
 
 @dataclass(frozen=True)

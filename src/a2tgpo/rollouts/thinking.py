@@ -38,6 +38,24 @@ def only_quoted(stop_strings: Sequence[str], text: str) -> bool:
     return any(stop in text for stop in stop_strings) and not any(stop in said for stop in stop_strings)
 
 
+def overshoot(stop_strings: Sequence[str], text: str) -> str:
+    """What the last token of a stopped action wrote behind the stop text; empty where there is none."""
+    return min((text.rpartition(stop)[2] for stop in stop_strings if stop in text), key=len, default="")
+
+
 def opened_thought(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The tag of the thought that the policy goes on with after `ids`, where a chat template opened one; else empty."""
     return THINK if tokenizer.decode(ids[-_TAIL:]).rstrip().endswith(THINK) else ""
+
+
+def gone_on_with(text: str, opened: str) -> str:
+    """What is left of `text` where its thought, or else one that it has not, is `opened` already."""
+    if not opened:
+        return text
+    own = text.lstrip()
+    return own.removeprefix(THINK).lstrip() if own.startswith(THINK) else f"{END_THINK}\n\n{text}"
+
+
+def prefixed(prefix: str, text: str) -> str:
+    """`text` behind a `prefix` that may open its thought."""
+    return prefix + gone_on_with(text, THINK if prefix.rstrip().endswith(THINK) else "")

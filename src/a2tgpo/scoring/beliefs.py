@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedTokenizerBase
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.chat_template import encode_quoting
-from a2tgpo.rollouts.thinking import END_THINK, THINK, opened_thought
+from a2tgpo.rollouts.thinking import THINK, gone_on_with, opened_thought
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.float32 import float32_arithmetic
 from a2tgpo.scoring.projection import predict
@@ -77,12 +77,8 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, wrapper: tupl
 
 
 def continued(wrapper: tuple[str, str], opened: str) -> tuple[str, str]:
-    """`wrapper` where the chat template has `opened` a thought: it goes on with that one, or closes it first."""
-    before, after = wrapper
-    if not opened:
-        return wrapper
-    own = before.lstrip()
-    return (own.removeprefix(THINK).lstrip() if own.startswith(THINK) else f"{END_THINK}\n\n{before}"), after
+    """`wrapper` where prompt or chat template has `opened` a thought."""
+    return gone_on_with(wrapper[0], opened), wrapper[1]
 
 
 def require_context_length(

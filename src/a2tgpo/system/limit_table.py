@@ -12,10 +12,12 @@ from a2tgpo.system.limits import (
     integer,
     items,
     mapping,
+    named,
     number,
     or_null,
     part,
     pattern,
+    record,
     template,
     text,
 )
@@ -37,6 +39,19 @@ TAG = text("the name of a tag, of letters, digits, - and _", matching=r"[\w-]+")
 PRECISION = choice("32-true", "bf16-mixed")
 FILES = or_null(either(text("a file, a pattern of files, a hub id"), items("a list of these", TEXT)))
 WRAPPER = items("[text before the answer, text after it]", ANY_TEXT, length=2)
+CALL = record({"tool": TEXT, "arguments": mapping("{name: value, …}", anything())})
+RESULT = either(TEXT, items("a list of passages", TEXT))
+TURN = record(
+    {"calls": items("a list of {tool, arguments}", CALL), "results": items("a list of texts or of passages", RESULT)},
+    {"thought": ANY_TEXT},
+)
+EXAMPLE = record(
+    {
+        "question": TEXT,
+        "turns": items("a list of {calls, results} and possibly thought", TURN),
+        "answer": TEXT,
+    }
+)
 DEVICES = either(
     integer(at_least=1, at_most=1024),
     choice("auto", -1),
@@ -83,6 +98,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "episode_timeout": SECONDS,
         "max_failed_share": number(at_least=0, below=1),
         "seed": SEED,
+        "demonstrations": or_null(TEXT),
     },
     "data.environment": {
         "max_calls": COUNT_OR_ZERO,
@@ -104,6 +120,8 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "layout.template": TEXT,
         "layout.separator": ANY_TEXT,
         "layout.nothing": ANY_TEXT,
+        "examples": named("{name: worked episode, …}", EXAMPLE),
+        "assistant_prefix": ANY_TEXT,
         "chat": FLAG,
         "system": ANY_TEXT,
         "template": or_null(mapping("{name: value, …}", anything())),
@@ -154,6 +172,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **_parts("model/{slot}", "optimizer", "scheduler"),
         "method": part("model"),
         "module": part("model"),
+        "imitation": part("model"),
     },
     "model.policy": {
         "path": or_null(TEXT),

@@ -124,6 +124,30 @@ def mapping(noun: str, each: Limit) -> Limit:
     return _limit(noun, admits)
 
 
+def record(needed: Mapping[str, Limit], further: Mapping[str, Limit] | None = None) -> Limit:
+    """Names, each with what its limit admits under it; the `further` ones may be left out."""
+    limits = {**needed, **(further or {})}
+    words = f"{{{', '.join(needed)}}}" + (f" and possibly {', '.join(further)}" if further else "")
+
+    def limit(value: object) -> str | None:
+        if not isinstance(value, Mapping) or not needed.keys() <= value.keys() <= limits.keys():
+            return words
+        return next((f"in {name} {said}" for name, one in value.items() if (said := limits[name](one))), None)
+
+    return limit
+
+
+def named(noun: str, each: Limit) -> Limit:
+    """Any number of names, each with what `each` admits under it."""
+
+    def limit(value: object) -> str | None:
+        if not isinstance(value, Mapping):
+            return noun
+        return next((f"in {name} {said}" for name, one in value.items() if (said := each(one))), None)
+
+    return limit
+
+
 def part(group: str) -> Limit:
     """An object, or the configuration of one; `group` says on the command line which."""
 

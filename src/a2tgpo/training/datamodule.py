@@ -146,13 +146,17 @@ class RolloutDataModule(LightningDataModule):
         learner: Learner = self.trainer.lightning_module
         prompts = shard(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
         with learner.phases("rollout"), self.precision():
-            key = (self.seed, TRAINING_NOISE, iteration)
-            trajectories = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
+            trajectories = self.play(prompts, (self.seed, TRAINING_NOISE, iteration))
         n_failed = len(prompts) * self.group_size - len(trajectories)
         steps = self.mini_batches([trajectory.group for trajectory in trajectories])
         with self.precision():
             batch = learner.prepare(trajectories, [rows or [0] for rows in steps], n_failed)
         return [batch.rows(rows) if rows else self.stand_in(batch) for rows in steps]
+
+    def play(self, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]) -> list[Trajectory]:
+        """The episodes of a rollout set that did not fail; `key` keys the sampling noise."""
+        learner: Learner = self.trainer.lightning_module
+        return self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
 
     @staticmethod
     def stand_in(batch: RolloutBatch) -> RolloutBatch:

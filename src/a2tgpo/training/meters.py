@@ -42,6 +42,7 @@ class IterationMeter:
     def add_step(self, step: dict[str, float], movements: list[Movement]) -> None:
         """Count an optimizer step: its numbers, and what became of each of its micro-batches."""
         self.steps.append(step)
+        self.positions.update({name: int(step[name]) for name in ("forwarded", "useful")})
         self.movements.append(movements)
 
     def summary(self) -> dict[str, float]:

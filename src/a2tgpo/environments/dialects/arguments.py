@@ -1,4 +1,4 @@
-"""What the dialects share: how an argument of a tool call is read as its parameter's type."""
+"""What the dialects share: how an argument of a tool call is read as its parameter's type, and written."""
 
 import math
 import re
@@ -36,6 +36,11 @@ def argument_from_json(value: Any, parameter: Parameter) -> Argument | None:
     if not isinstance(value, parameter.type) or (isinstance(value, str) and not value.strip()):
         return None
     return value
+
+
+def argument_to_text(argument: Argument) -> str:
+    """The text that `argument_from_text` reads as `argument`."""
+    return str(argument).lower() if isinstance(argument, bool) else str(argument)
 
 
 def _finite(number: str | float) -> float | None:

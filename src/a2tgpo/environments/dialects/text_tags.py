@@ -5,12 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from a2tgpo.environments.dialects.answers import require_wrapper, written_answer
-from a2tgpo.environments.dialects.arguments import argument_from_text
+from a2tgpo.environments.dialects.answers import (
+    leading_blanks,
+    require_prefix,
+    require_wrapper,
+    write_thought,
+    written_answer,
+)
+from a2tgpo.environments.dialects.arguments import argument_from_text, argument_to_text
+from a2tgpo.environments.dialects.examples import Example, read_examples, require_readable
 from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.environments.protocols import Action, Tool, ToolCall
 from a2tgpo.rollouts.protocols import Chat
-from a2tgpo.rollouts.thinking import without_thoughts
+from a2tgpo.rollouts.thinking import prefixed, without_thoughts
 from a2tgpo.system.errors import SettingError
 from a2tgpo.system.settings import require_all, shown
 
@@ -21,6 +28,8 @@ class TextTags:
     argument.
 
     With `chat`, the chat template renders the prompt; all that follows is appended to the model's first message.
+    `examples` are worked episodes: earlier turns of the chat, or without one parts of the prompt. The model goes on
+    from `assistant_prefix`.
     """
 
     prompt_template: str
@@ -33,6 +42,8 @@ class TextTags:
     result_tag: str
     result_template: str
     layout: PassageLayout
+    examples: Mapping[str, Any]
+    assistant_prefix: str
     chat: bool
     system: str
     template: Mapping[str, Any] | None
@@ -40,6 +51,7 @@ class TextTags:
     def __post_init__(self) -> None:
         require_all(vars(self), "data.dialect")
         require_wrapper(self.answer_wrapper)
+        require_prefix(self.assistant_prefix)
         if self.answer_tag in (self.result_tag, "think"):
             raise ValueError(
                 f"data.dialect.answer_tag={self.answer_tag!r}: expected another tag than those of thoughts and results"
@@ -52,29 +64,34 @@ class TextTags:
             )
 
     def stop_strings(self, tools: Sequence[Tool]) -> tuple[str, ...]:
-        """The closing tags of calls and answers. Raises SettingError where a tool needs more than one argument, or two
-        things have the same tag."""
+        """The closing tags of calls and answers. Raises SettingError where a tool needs more than one argument, two
+        things have the same tag, or a worked episode cannot be read."""
         for tool in tools:
             if any(parameter.required for parameter in [*tool.parameters.values()][1:]):
                 raise SettingError(
                     f"data.dialect: tags hold one argument, and tool {tool.name!r} has {[*tool.parameters]}; "
                     "expected one without a default, or data/dialect=tool_calls"
                 )
-        tags = [*map(self._tag, tools), self.answer_tag]
+        tags = [*(self._tag(tool.name) for tool in tools), self.answer_tag]
         if taken := {tag for tag in tags if [*tags, self.result_tag, "think"].count(tag) > 1}:
             raise SettingError(
                 f"data.dialect.call_tags={shown(self.call_tags)}: {sorted(taken)} taken, where results are in "
                 f"{self.result_tag!r} and answers in {self.answer_tag!r}; expected a tag a tool"
             )
+        require_readable(self.examples, self, tools)
         return self._closing(tools)
 
     def prompt(self, question: str, tools: Sequence[Tool]) -> str | Chat:
-        """The template with the question in it, as plain text or as the user's message."""
-        text = self.prompt_template.replace("{question}", question)
+        """Worked episodes, then the template with the question in it, as plain text or as messages."""
+        shown = [(self._asked(e.question), self._written(e, tools)) for e in read_examples(self.examples)]
         if not self.chat:
-            return text
-        system = ({"role": "system", "content": self.system},) if self.system else ()
-        return Chat((*system, {"role": "user", "content": text}), template=self.template or {})
+            earlier = "".join(f"{asked}{written}\n\n" for asked, written in shown)
+            return earlier + self._asked(question) + self.assistant_prefix
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for asked, written in shown:
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": written}]
+        messages.append({"role": "user", "content": self._asked(question)})
+        return Chat(tuple(messages), template=self.template or {}, prefix=self.assistant_prefix)
 
     def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
         """The action `text` stands for, or None where it is not well-formed.
@@ -95,8 +112,19 @@ class TextTags:
         body = text.split(tags[0])[1].removesuffix(tags[1]).strip()
         if tags[0] == f"<{self.answer_tag}>":
             return written_answer(self.answer_pattern, body)
-        tool = next((tool for tool in tools if tags[0] == f"<{self._tag(tool)}>"), None)
+        tool = next((tool for tool in tools if tags[0] == f"<{self._tag(tool.name)}>"), None)
         return _call(tool, body) if tool else None
+
+    def write(self, action: Action, thought: str = "") -> tuple[str, ...]:
+        """A text for each call, the `thought` before the first, or the answer in its wrapper, which has its own."""
+        if action.answer is not None:
+            return (action.answer.join(self.answer_wrapper),)
+        before, after = self.answer_wrapper
+        blanks = leading_blanks(before.rpartition(f"<{self.answer_tag}>")[2]), leading_blanks(after)
+        tags = [self._tag(call.name) for call in action.calls]
+        bodies = [_argument(call).join(blanks) for call in action.calls]
+        calls = [f"<{tag}>{body}</{tag}>" for tag, body in zip(tags, bodies, strict=True)]
+        return (write_thought(thought, self.answer_wrapper) + calls[0], *calls[1:])
 
     def observe(self, results: Sequence[str], tools: Sequence[Tool]) -> str:
         """The results in their tag. Tags inside a result lose their angle brackets: a tool cannot speak for the
@@ -104,15 +132,31 @@ class TextTags:
         text = self._tag_pattern(tools).sub(lambda tag: f"[{tag.group()[1:-1]}]", "\n".join(results))
         return self.result_template.replace("{result}", text)
 
-    def _tag(self, tool: Tool) -> str:
-        return (self.call_tags or {}).get(tool.name, tool.name)
+    def _asked(self, question: str) -> str:
+        return self.prompt_template.replace("{question}", question)
+
+    def _written(self, example: Example, tools: Sequence[Tool]) -> str:
+        """The worked episode as one text, as the model would have seen its own."""
+        text = ""
+        for turn in example.turns:
+            for call, result in zip(self.write(Action(turn.calls), turn.thought), turn.results, strict=True):
+                text += call + self.observe([result if isinstance(result, str) else self.layout(result)], tools)
+        (answer,) = self.write(Action(answer=example.answer))
+        return prefixed(self.assistant_prefix, text + answer)
+
+    def _tag(self, name: str) -> str:
+        return (self.call_tags or {}).get(name, name)
 
     def _closing(self, tools: Sequence[Tool]) -> tuple[str, ...]:
-        return tuple(f"</{tag}>" for tag in (*map(self._tag, tools), self.answer_tag))
+        return tuple(f"</{tag}>" for tag in (*(self._tag(tool.name) for tool in tools), self.answer_tag))
 
     def _tag_pattern(self, tools: Sequence[Tool]) -> re.Pattern[str]:
-        tags = ("think", self.result_tag, self.answer_tag, *map(self._tag, tools))
+        tags = ("think", self.result_tag, self.answer_tag, *(self._tag(tool.name) for tool in tools))
         return re.compile(rf"</?(?:{'|'.join(map(re.escape, tags))})>")
+
+
+def _argument(call: ToolCall) -> str:
+    return argument_to_text(next(iter(call.arguments.values()), ""))
 
 
 def _call(tool: Tool, body: str) -> Action | None:

@@ -1,0 +1,57 @@
+"""Warm up: a policy that does not speak a dialect yet imitates demonstrations of it, and becomes a Hugging Face folder
+that train.py takes."""
+
+import shlex
+import shutil
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from a2tgpo.callbacks.report import quoted
+from a2tgpo.system.signals import ending_on_signals
+from export import export
+from launch import ROOT, launch, one_line_errors, prepare_process
+from train import fit, prepared_run
+
+NEEDED = ("seed", "threads", "data.module", "model.imitation", "trainer", "callbacks.checkpoint")
+"""What no warm-up can do without, whatever `~` took away."""
+FOLDER = "policy"
+"""Of the run directory, where the policy stands in the end."""
+
+prepare_process()
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="warm_up")
+def main(config: DictConfig) -> None:
+    """One warm-up."""
+    warm_up(config)
+
+
+def warm_up(config: DictConfig) -> None:
+    """Imitate, then write the policy of the last iteration."""
+    with one_line_errors():
+        recorded = OmegaConf.select(config, "data.module.demonstrations")
+        with prepared_run(config, NEEDED, ("val",) if recorded else ("train", "val")) as run_dir:
+            data = instantiate(config.data.module, _convert_="all")
+            trainer = fit(config, data, instantiate(config.model.imitation, _convert_="all"))
+            if trainer.is_global_zero:
+                folder = Path(run_dir) / FOLDER
+                shutil.rmtree(folder, ignore_errors=True)  # of the same run, which was resumed
+                export(run_dir / "checkpoints" / "last.ckpt", folder, adapter=False)
+                _say_what_is_next(folder)
+
+
+def _say_what_is_next(folder: Path) -> None:
+    about = ("experiment=", "data", "model/policy", "model.policy")
+    given = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(about)]
+    kept = [o for o in given if not o.startswith(("data.module", "model.policy.path"))]
+    words = ["src/train.py", *kept, f"model.policy.path={quoted(folder)}"]
+    print(f"next: python {shlex.join(words)}")
+
+
+if __name__ == "__main__":
+    with ending_on_signals():
+        launch(main)
