@@ -424,6 +424,8 @@ def test_limits_beyond_the_model_are_refused(folders):
 REFUSED = [
     ({"attn_implementation": "flash"}, r"model\.policy\.attn_implementation='flash': expected"),
     ({"dtype": "float8"}, r"model\.policy\.dtype='float8': expected"),
+    ({"temperature": 0}, r"model\.policy\.temperature=0: expected a number >= 0.01 and <= 100"),
+    ({"top_p": 0}, r"model\.policy\.top_p=0: expected a number > 0 and <= 1"),
     ({"path": "/nowhere"}, r"model\.policy\.path=/nowhere: expected a Hugging Face model folder"),
     ({"lora": LoraConfig(lora_dropout=0.1)}, r"model\.policy\.lora\.lora_dropout=0\.1: expected 0"),
 ]

@@ -39,6 +39,8 @@ def load_shrunk(
     tokenizer: str,
     gradient_checkpointing: bool = False,
     compile: bool = False,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
     lora: LoraConfig | None = None,
 ) -> Policy:
     """Takes the place of `load_policy` with all of its options; `path` is not read. The tokenizer is the one of the
@@ -61,7 +63,7 @@ def load_shrunk(
         require_cached_forward(Policy(model, speaker))
     except ValueError as error:
         raise ValueError(f"model.architecture.model_type={config.model_type}: {error}") from error
-    return Policy(prepare(model, gradient_checkpointing, compile, lora), speaker)
+    return Policy(prepare(model, gradient_checkpointing, compile, lora), speaker, temperature, top_p)
 
 
 class ShrunkDataModule(RolloutDataModule):

@@ -21,15 +21,19 @@ def load_policy(
     attn_implementation: str,
     gradient_checkpointing: bool,
     compile: bool,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
     lora: LoraConfig | None = None,
 ) -> Policy:
     """Load model and tokenizer from `path`, without dropout; with `lora`, freeze the model and train an adapter on it.
+    Actions are drawn at `temperature`, from the most likely tokens that together have `top_p`.
 
     Weights that are trained must be float32, with a trainer that may compute in bf16-mixed; those under an adapter may
     be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
     has dropout, the tokenizer does not fit, or the model cannot be served from a cache of keys and values.
     """
-    require_all({"attn_implementation": attn_implementation, "dtype": dtype}, "model.policy")
+    own = {"attn_implementation": attn_implementation, "dtype": dtype, "temperature": temperature, "top_p": top_p}
+    require_all(own, "model.policy")
     if lora is not None and lora.lora_dropout:
         raise ValueError(
             f"model.policy.lora.lora_dropout={lora.lora_dropout}: expected 0, or no ratio would start at 1"
@@ -40,7 +44,8 @@ def load_policy(
         policy = _read(path, DTYPES[dtype], attn_implementation)
     except ValueError as error:
         raise ValueError(f"model.policy.path={path}: {error}") from error
-    return replace(policy, model=prepare(policy.model, gradient_checkpointing, compile, lora))
+    model = prepare(policy.model, gradient_checkpointing, compile, lora)
+    return replace(policy, model=model, temperature=temperature, top_p=top_p)
 
 
 def _read(path: str, dtype: torch.dtype, attn_implementation: str) -> Policy:
