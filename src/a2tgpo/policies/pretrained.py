@@ -21,8 +21,8 @@ def load_policy(
     attn_implementation: str,
     gradient_checkpointing: bool,
     compile: bool,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    temperature: float,
+    top_p: float,
     lora: LoraConfig | None = None,
 ) -> Policy:
     """Load model and tokenizer from `path`, without dropout; with `lora`, freeze the model and train an adapter on it.
