@@ -62,7 +62,10 @@ def train(config: DictConfig) -> None:
 def fit_and_test(config: DictConfig) -> "Trainer":
     """The trainer, when all is done."""
     from a2tgpo.callbacks.rich_logging import log_text
+    from a2tgpo.system.checkpoint_io import require_resumable
 
+    if config.ckpt_path is not None:
+        require_resumable(config.ckpt_path)
     data = instantiate(config.data.module, _convert_="all")
     data.require_questions(Split.TEST)  # it is asked last: what is wrong with it must not show after the training
     learner = instantiate(config.model.module, _convert_="all")
