@@ -114,7 +114,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **dict.fromkeys(("corpus_path", "cache_dir", "model", "device"), TEXT),
         "k1": NOT_NEGATIVE,
         "b": SHARE,
-        **dict.fromkeys(("query_prefix", "passage_prefix"), ANY_TEXT),
+        **dict.fromkeys(("query_prefix", "passage_prefix"), or_null(ANY_TEXT)),
         "batch_size": COUNT,
         "url": address(),
         "protocol": choice("search_r1", "skyrl"),
