@@ -56,7 +56,9 @@ _TABLE: dict[str, dict[str, Limit]] = {
     "": {
         "task_name": TEXT,
         "seed": SEED,
-        "threads": integer("a number of processors of this machine", at_least=1, at_most=os.cpu_count()),
+        "threads": either(
+            integer("a number of processors of this machine", at_least=1, at_most=os.cpu_count()), choice("auto")
+        ),
         "ckpt_path": or_null(TEXT),
         "device": TEXT,
         "precision": PRECISION,
