@@ -119,8 +119,9 @@ def test_a_large_experiment_runs_one_whole_iteration_at_small_width(composed, ca
     assert trainer.global_step == 2 and len(learner.trajectories) == 16
     assert learner.metrics["update/first_step_max_log_ratio"] <= (1e-5 if "lora" not in name else 0.05)
     (report,) = (callback for callback in trainer.callbacks if isinstance(callback, SizingReport))
-    parameters, trained = parameter_counts(report.real, report.lora)
-    gib = peak(memory(report.real, parameters, trained, report.plan(data.real, learner))) / GIB
+    parameters, trained, plan = report.parameters, report.trained, report.plan(data.real, learner)
+    assert plan.gradient_checkpointing
+    gib = peak(memory(report.real, parameters, trained, plan)) / GIB
     row = re.search(rf"\| `{name}` \| ([\d.]+) B, ([\d.]+) B \| ([\d.]+) \|", TABLE.read_text())
     assert [float(number) for number in row.groups()] == pytest.approx([parameters / 1e9, trained / 1e9, gib], abs=0.05)
     printed = capsys.readouterr().out
@@ -152,7 +153,11 @@ def test_it_can_be_appended_to_a_command_about_one_s_own_model_and_data(composed
     trainer, learner, data = dry_run(composed, *own)
     assert trainer.global_step == 2 and data.real["group_size"] == 3 and len(learner.trajectories) == 16
     (report,) = (callback for callback in trainer.callbacks if isinstance(callback, SizingReport))
-    assert report.real.hidden_size == 32 and learner.policy.model.config.hidden_size == 64
+    assert (
+        not report.gradient_checkpointing
+        and report.real.hidden_size == 32
+        and learner.policy.model.config.hidden_size == 64
+    )
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

@@ -69,7 +69,7 @@ def load_shrunk(
     tokenizer: str,
     temperature: float,
     top_p: float,
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: bool | str = False,
     compile: bool = False,
     lora: LoraConfig | None = None,
 ) -> Policy:

@@ -161,7 +161,8 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "path": or_null(TEXT),
         "dtype": choice("float32", "bfloat16"),
         "attn_implementation": choice("sdpa", "eager"),
-        **dict.fromkeys(("gradient_checkpointing", "compile"), FLAG),
+        "gradient_checkpointing": either(FLAG, choice("auto")),
+        "compile": FLAG,
         "temperature": number(at_least=0.01, at_most=100),  # vLLM takes less for 0.01
         "top_p": number(above=0, at_most=1),
         "lora.r": integer(at_least=1, at_most=4096),
