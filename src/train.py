@@ -47,11 +47,14 @@ def train(config: DictConfig) -> None:
         make_paths_absolute(config)
         import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
 
+        from a2tgpo.system.checkpoint_io import require_resumable
         from a2tgpo.system.process import configure_process
 
         quiet_libraries()
         configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
         lightning.seed_everything(config.seed, workers=True, verbose=False)
+        if config.ckpt_path is not None:
+            require_resumable(config.ckpt_path)
         with run_directory(config) as run_dir:
             trainer = fit_and_test(config)
     if trainer.is_global_zero:
@@ -62,10 +65,7 @@ def train(config: DictConfig) -> None:
 def fit_and_test(config: DictConfig) -> "Trainer":
     """The trainer, when all is done."""
     from a2tgpo.callbacks.rich_logging import log_text
-    from a2tgpo.system.checkpoint_io import require_resumable
 
-    if config.ckpt_path is not None:
-        require_resumable(config.ckpt_path)
     data = instantiate(config.data.module, _convert_="all")
     data.require_questions(Split.TEST)  # it is asked last: what is wrong with it must not show after the training
     learner = instantiate(config.model.module, _convert_="all")

@@ -90,7 +90,8 @@ def load_shrunk(
         require_cached_forward(Policy(model, speaker))
     except ValueError as error:
         raise ValueError(f"model.architecture.model_type={config.model_type}: {error}") from error
-    return Policy(prepare(model, gradient_checkpointing, compile, lora), speaker, temperature, top_p)
+    prepared = prepare(model, gradient_checkpointing, compile, lora)
+    return Policy(prepared, speaker, temperature=temperature, top_p=top_p)
 
 
 def stand_in(instead: Any, **replaced: Any) -> Any:
