@@ -3,8 +3,9 @@
 python src/export.py logs/train/runs/<time> exported              # its best checkpoint, or its last without a best
 python src/export.py logs/train/runs/<time>/checkpoints/last.ckpt exported
 
-A LoRA run gives the merged model, in float32. With `--adapter` it gives the adapter alone, which peft loads onto its
-base model.
+A LoRA run gives the merged model, in float32: the adapter on the weights of its source, as precise as they are there,
+whatever they were rounded to in training. With `--adapter` it gives the adapter alone, which peft loads onto its base
+model.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def checkpoint_of(source: Path) -> Path:
 
 
 def trained_policy(checkpoint: Path) -> "Policy":
-    """The policy as the run's `config.yaml` describes it, with the weights of the checkpoint.
+    """The policy as the run's `config.yaml` describes it, in float32, with the weights of the checkpoint.
 
     Raises ValueError where the configuration is missing, cannot work, or describes another architecture.
     """
@@ -50,6 +51,8 @@ def trained_policy(checkpoint: Path) -> "Policy":
     from a2tgpo.policies.checkpoint import load_weights  # here, because it takes seconds
 
     quiet_libraries()
+    if "dtype" in config.model.policy:
+        config.model.policy.dtype = "float32"
     policy = instantiate(config.model.policy, _convert_="all")
     load_weights(policy, checkpoint)
     return policy

@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from a2tgpo.system.files import held, whole_file
 from a2tgpo.system.launches import first_of_launch, launch_name
+from a2tgpo.system.overrides import taken_over
 from a2tgpo.system.settings import require, require_all
 from a2tgpo.system.signals import end_with_parent
 
@@ -55,6 +56,8 @@ PATHS = (
 )
 """Ends of the keys whose value may be a file or folder, or a list of them."""
 
+LIKE = "like="
+"""Names a run whose overrides hold here too."""
 CONFIG = "config.yaml"
 """The file of a run directory that holds the resolved configuration."""
 
@@ -206,7 +209,30 @@ def launch(main: Callable[[], None]) -> None:
     told = threading.excepthook
     threading.excepthook = lambda failure: None if _is_told_again(failure) else told(failure)
     with _stop_in_one_line():
+        sys.argv[1:] = spelt_out(sys.argv[1:])
         main()
+
+
+def spelt_out(arguments: Sequence[str]) -> list[str]:
+    """The command line with the overrides of the run in directory RUN that hold here too in the place of `like=RUN`.
+
+    Raises ValueError where there is no such run.
+    """
+    given = [argument for argument in arguments if not argument.startswith(LIKE)]
+    words: list[str] = []
+    for argument in arguments:
+        words += taken_over(_overrides_of(argument.removeprefix(LIKE)), given) if argument not in given else [argument]
+    return words
+
+
+def _overrides_of(run: str) -> list[str]:
+    path = Path(run) / ".hydra" / "hydra.yaml"
+    if not path.is_file():
+        raise ValueError(f"{LIKE}{run}: there is no {path}; expected the directory of a run of src/train.py")
+    settings = OmegaConf.load(path).hydra
+    experiment = settings.runtime.choices.get("experiment")
+    named = [f"experiment={experiment}"] if experiment else []
+    return [*named, *(o for o in settings.overrides.task if not o.startswith("experiment="))]
 
 
 def _is_told_again(failure: threading.ExceptHookArgs) -> bool:

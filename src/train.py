@@ -56,18 +56,21 @@ def prepared_run(config: DictConfig, needed: Sequence[str], splits: Sequence[str
     """The directory of a run whose configuration can work, in a process that is ready for it.
 
     Raises ValueError where a value cannot work, one that is `needed` or the question file of one of `splits` is
-    missing, or the directory belongs to another run.
+    missing, the directory belongs to another run, or the checkpoint to resume from has weights alone.
     """
     require_settings(config, needed, splits)
     require_whole_iterations(config)
     make_paths_absolute(config)
     import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
 
+    from a2tgpo.system.checkpoint_io import require_resumable
     from a2tgpo.system.process import configure_process
 
     quiet_libraries()
     configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    if config.ckpt_path is not None:
+        require_resumable(config.ckpt_path)
     with run_directory(config) as run_dir:
         yield run_dir
 

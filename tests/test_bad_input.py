@@ -185,6 +185,7 @@ def files(composed, policy_dir, tmp_path):
     paths = {name: folder / f"{name}.ckpt" for name in ("other", "empty", "cut")} | {"text": folder / "notes.txt"}
     folder.mkdir(parents=True)
     state = {"state_dict": {"model.other": torch.zeros(2)}, "pytorch-lightning_version": lightning.__version__}
+    state["optimizer_states"] = []
     torch.save(state, paths["other"])
     paths["cut"].write_bytes(paths["other"].read_bytes()[:-100])
     paths["empty"].write_bytes(b"")

@@ -9,6 +9,8 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from tests.helpers.yaml_keys import leaves
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
 NAMES = [name for name in NAMES if not name.startswith("local/")]
@@ -29,12 +31,16 @@ NOT_BUILT = {
     "model/policy/pretrained": "needs a model; built in test_own_model_and_data.py",
     "model/policy/pretrained_lora": "needs a model; built in test_own_model_and_data.py",
 }
-LARGE = {name for name in NAMES if name.startswith("experiment/") and ("qwen" in name or "pretrained" in name)}
+LARGE = {
+    name
+    for name in NAMES
+    if name.startswith("experiment/") and any(word in name for word in ("qwen", "pretrained", "small"))
+}
 """Their models must be fetched; built at small width in dry_run/test_dry_run.py."""
 INCOMPLETE = {
     **{f"data/engine/weight_sync/{name}": "data/engine=vllm" for name in ("lora", "reload", "ipc", "nccl")},
     "data/retriever/bm25": "data.retriever.corpus_path=corpus.jsonl",
-    "data/retriever/dense": "data.retriever.corpus_path=corpus.jsonl",
+    "data/retriever/dense": "data.retriever.model=encoder",
     "model/policy/pretrained": "model.policy.path=model",
     "model/policy/pretrained_lora": "model.policy.path=model",
     "model/aggregation/token_sum_norm": "model.aggregation.max_length=384",
@@ -45,6 +51,7 @@ INCOMPLETE = {
 }
 """Files with a mandatory value, and an override that gives it."""
 
+PATH = "model.policy.path=model"
 MODEL_SLOTS = ["policy", "reference", "signal", "outcome", "normalizer", "accumulator", "combiner", "credit"]
 MODEL_SLOTS += ["ratio", "clipper", "surrogate", "aggregation", "correction", "optimizer", "scheduler"]
 DATA_SLOTS = ["tasks", "environment", "dialect", "retriever", "engine", "reward"]
@@ -157,6 +164,29 @@ def test_fixed_keys_reach_the_learner(composed, choice, keys):
         OmegaConf.update(config, f"{slot}.{key}", "marked")
         assert contains(plain(config.model.module), plain(OmegaConf.select(config, slot)))
         assert OmegaConf.select(config, f"{slot}.{key}") == "marked"
+
+
+METHOD = {f"model.{part}" for part in MODEL_SLOTS[2:13]} | {"model.method", "model.credit", "model.module.kl_coef"}
+"""Where methods differ."""
+
+
+@pytest.mark.parametrize("name", [name for name in names_in("experiment") if "grpo" in name and "a2tgpo" not in name])
+def test_grpo_differs_from_its_twin_in_the_method_alone(composed, name):
+    twin = name.partition("/")[2].replace("grpo", "a2tgpo")
+    ours, theirs = (
+        dict(leaves(plain_part(composed(f"experiment={e}", PATH)), "")) for e in (name.partition("/")[2], twin)
+    )
+    different = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    allowed = (*METHOD, *(["model.reference"] if name.endswith("pretrained") else []))  # its KL needs one
+    assert different and not [key for key in different if not key.startswith(allowed)]
+    instantiate(composed(f"experiment={name.partition('/')[2]}", PATH).model.method, _convert_="all")
+
+
+def plain_part(config):
+    """Without the wiring, which says all again, and the name of the experiment."""
+    whole = OmegaConf.to_container(config, resolve=False)
+    del whole["callbacks"]["summary"]
+    return whole
 
 
 def test_every_slot_has_a_file():

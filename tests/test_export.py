@@ -1,24 +1,29 @@
 """`src/export.py` writes folders that transformers and peft load, with the log-probs of the trained policy."""
 
 import copy
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from lightning import Callback
+from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
+from a2tgpo.policies.checkpoint import weights_in
 from a2tgpo.policies.policy import Policy
 from a2tgpo.scoring.score import read
 from export import export
+from tests.helpers.shipped import pretrained_policy
 from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL
 
 LORA = ("model/policy=tiny_lora", "model/reference=disabled_adapter")
-KINDS = {"full": (), "lora": LORA, "lora_bf16": (*LORA, "model.policy.dtype=bfloat16")}
-KINDS["lora_on_tied_weights"] = (*LORA, "model.policy.lora.target_modules=[q_proj,lm_head]")
+TIED = (*LORA, "model.policy.lora.target_modules=[q_proj,lm_head]")
+KINDS = {"full": (), "lora": LORA, "lora_on_tied_weights": TIED, "lora_bf16": (*LORA, "model.policy.dtype=bfloat16")}
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "trainer.max_epochs=2")
 TRAINED = {}
 """By kind: the run directory, its last rollout set, and that set's log-probs under the trained weights, in float32."""
@@ -62,7 +67,7 @@ def files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["full", "lora", "lora_on_tied_weights"])
 def test_exported_folder_gives_the_logprobs_of_the_trained_policy(trained, tmp_path, kind):
     directory, batch, expected = trained(kind)
     export(directory / "checkpoints" / "last.ckpt", tmp_path / "out", adapter=False)
@@ -72,6 +77,29 @@ def test_exported_folder_gives_the_logprobs_of_the_trained_policy(trained, tmp_p
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert (logprobs(start, batch) - expected).abs().max() > 1e-2
     torch.testing.assert_close(logprobs(policy, batch), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_adapter_trained_on_rounded_weights_is_merged_into_those_of_its_source(trained, tmp_path, share):
+    directory, batch, rounded = trained("lora_bf16")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    shutil.copytree(directory, tmp_path / "run")
+    saved = torch.load(path, weights_only=True)
+    for name, weight in saved["state_dict"].items():
+        weight.mul_(share if "lora_B" in name else 1.0)
+    torch.save(saved, path)
+    export(path, tmp_path / "out", adapter=False)
+    if share == 0.0:
+        source, found = load(SHIPPED).state_dict(), load(tmp_path / "out").state_dict()
+        assert source.keys() == found.keys() and all(torch.equal(source[name], found[name]) for name in source)
+        return
+    lora = instantiate(OmegaConf.load(directory / "config.yaml").model.policy.lora)
+    policy = pretrained_policy(SHIPPED, lora=lora)
+    policy.model.load_state_dict(weights_in(saved), strict=False)
+    expected = logprobs(policy, batch)
+    found = Policy(load(tmp_path / "out"), policy.tokenizer)
+    torch.testing.assert_close(logprobs(found, batch), expected, rtol=0, atol=1e-5)
+    assert (expected - rounded).abs().max() > 1e-3
 
 
 def test_exported_adapter_on_the_base_model_gives_the_logprobs_of_the_trained_policy(trained, tmp_path):

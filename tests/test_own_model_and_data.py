@@ -107,7 +107,7 @@ def test_serve_train_evaluate_export(place, server):
     assert "src/serve.py" in serve
     model = {"Qwen/Qwen3-0.6B": str(place / "Qwen" / "Qwen3-0.6B")}
     logs = f"paths.log_dir={place}/logs"
-    finished(run(place, f"{train} {server} {FEW} {VALIDATE} {logs} trainer=default", **model))
+    said = finished(run(place, f"{train} {server} {FEW} {VALIDATE} {logs} trainer=default", **model))
     (run_dir,) = (place / "logs" / "train" / "runs").iterdir()
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["iterations"], summary["optimizer_steps"]) == (1, 2)
@@ -125,6 +125,13 @@ def test_serve_train_evaluate_export(place, server):
     trained = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, trained[f"model.{name}"]) for name, tensor in exported.state_dict().items())
     assert tokenizer.chat_template
+
+    next_commands = dict(re.findall(r"^(?:next:)? *(\w+(?: \w+)+) +(python .*)$", said, re.M))
+    assert list(next_commands) == ["eight samples a question", "another method", "swap one part"]
+    twin = finished(run(place, f"{next_commands['another method']} {logs}"))
+    assert "success of grpo_pretrained" in twin
+    finished(run(place, f"{next_commands['eight samples a question'].replace('=8', '=2')} {logs} questions=2"))
+    assert "parameters" in finished(run(place, f"{train} {server} {FEW} {logs} debug=shapes", **model))
 
 
 def test_commands_of_the_section_are_these():

@@ -7,14 +7,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning import Callback
+from omegaconf import OmegaConf
 from rich.console import Console
 
 import train
 from a2tgpo.callbacks.progress import TrainingProgress
 from a2tgpo.callbacks.report import next_commands, print_report
 from a2tgpo.system.signals import Interrupted
+from launch import spelt_out
 from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL
 
 CHOICES = {"data": "default", "model/policy": "tiny", "model/outcome": "z"}
@@ -61,45 +64,91 @@ def test_report_names_the_figures_and_the_run_directory(config, capsys, tmp_path
     assert "success of a2tgpo, seed 0" in report and f"run directory: {tmp_path}" in report
     assert [word for word in ("start", "best", "final", "test (best)") if word not in report] == []
     assert report.count("0.000") == 4
-    assert report.count(" data=search_qa model/policy=pretrained model.policy.path=mine") == 3
+    assert report.count(f" like={tmp_path}") == 3 and report.count(" experiment=grpo\n") == 1
     assert "seed=3" not in report
 
 
-SUGGESTED = {
-    "shipped": (["experiment=a2tgpo", "seed=1"], {}, 3),
-    "no experiment": (["model.optimizer.lr=0.1"], {}, 3),
-    "grpo": (["experiment=grpo", "data=calculator", "+model.clipper.note='a b'"], {"data": "calculator"}, 3),
-    "one part swapped": (
-        ["experiment=a2tgpo", "model/outcome=centre", "model.clipper.beta=0", "model/policy=tiny_lora"],
-        {"model/outcome": "centre", "model/policy": "tiny_lora"},
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
+OWN = ("data.tasks.train=a b.jsonl", "data.tasks.val=v.jsonl", "data.tasks.test=[v.jsonl,'w, x.jsonl']")
+OWN += ("data/retriever=bm25", "data.retriever.corpus_path=c.jsonl", "data.environment.tools.search.topk=3")
+SUGGESTED = {name: ((f"experiment={name}", "seed=1"), 2 if "qwen" in name else 3) for name in EXPERIMENTS}
+"""What a run was told, and how many commands it leads to; from each experiment once."""
+for name in EXPERIMENTS:
+    if any(word in name for word in ("pretrained", "small", "qwen")):
+        needed = ("model.policy.path=my model", *OWN, "trainer=default", "trainer.max_epochs=3", "threads=2")
+        SUGGESTED[f"{name}, own"] = ((f"experiment={name}", *needed), 2 if "qwen" in name else 3)
+SUGGESTED |= {
+    "no experiment named": (("model.optimizer.lr=0.1",), 3),
+    "grpo, another task": (("experiment=grpo", "data=calculator", "+model.clipper.note='a b'"), 3),
+    "parts swapped": (
+        ("experiment=a2tgpo", "model/outcome=centre", "model.clipper.beta=0", "model/policy=tiny_lora"),
         3,
     ),
-    "own model and data": (
-        [
-            "experiment=a2tgpo_pretrained",
-            "model.policy.path=mine",
-            "data.tasks.train=a b.jsonl",
-            "data.tasks.val=v.jsonl",
-        ],
-        {"data": "search_qa", "model/policy": "pretrained"},
-        2,
+    "own method": (
+        ("experiment=a2tgpo_small", "model.clipper.beta=0", "model/signal=none", "model.module.kl_coef=0", *OWN),
+        3,
     ),
 }
-"""Overrides of a run, choices other than the shipped ones, and how many commands it leads to."""
 
 
 @pytest.mark.parametrize("name", SUGGESTED)
-def test_every_command_of_the_report_composes(composed, tmp_path, name):
-    overrides, choices, expected = SUGGESTED[name]
-    experiment = next((o.removeprefix("experiment=") for o in overrides if o.startswith("experiment=")), None)
-    checkpoint = tmp_path / "a run's, (1st)" / "best.ckpt"
-    commands = next_commands(experiment, overrides, CHOICES | choices, checkpoint).values()
+def test_every_command_of_the_report_is_short_and_composes(composed, tmp_path, monkeypatch, name):
+    overrides, expected = SUGGESTED[name]
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "a run's, (1st)"
+    choices = told(composed, run, overrides)
+    commands = next_commands(choices["experiment"], overrides, choices, run, "best")
     assert len(commands) == expected
-    for command in commands:
+    for title, command in commands.items():
+        assert len(command) < 200
         python, script, *words = shlex.split(command)
-        config = composed(*words, config_name=Path(script).stem)
+        config = composed(*spelt_out(words), config_name=Path(script).stem)
         assert python == "python" and (ROOT / script).is_file()
-        assert config.ckpt_path == (str(checkpoint) if script == "src/eval.py" else None)
+        best = str(run.relative_to(tmp_path) / "checkpoints" / "best.ckpt")
+        assert config.ckpt_path == (best if script == "src/eval.py" else None)
+        if "own" in name:
+            assert config.data.tasks.train == "a b.jsonl" and config.data.tasks.test[1] == "w, x.jsonl"
+        if title == "another method":
+            instantiate(config.model.method, _convert_="all")
+
+
+def told(composed, run, overrides):
+    """Leave what a run with these overrides would; returns its choices of groups."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        hydra = compose("train", overrides=list(overrides), return_hydra_config=True).hydra
+    choices = OmegaConf.to_container(hydra.runtime.choices)
+    kept = {"runtime": {"choices": choices}, "overrides": {"task": list(overrides)}}
+    (run / ".hydra").mkdir(parents=True)
+    OmegaConf.save({"hydra": kept}, run / ".hydra" / "hydra.yaml")
+    return choices
+
+
+LIKE = {
+    "all of it": ((), ("data=calculator", "model/signal=none", "model.clipper.beta=0")),
+    "another value": (("model.clipper.beta=1",), ("data=calculator", "model/signal=none")),
+    "another choice": (("data=search_qa", "model/clipper=fixed"), ("model/signal=none",)),
+    "the same experiment": (
+        ("experiment=a2tgpo",),
+        ("data=calculator", "model/signal=none", "model.clipper.beta=0"),
+    ),
+    "another experiment": (("experiment=grpo",), ("data=calculator",)),
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_a_run_is_like_another_but_for_what_it_is_told(composed, tmp_path, name):
+    given, expected = LIKE[name]
+    earlier = ("data=calculator", "model/signal=none", "model.clipper.beta=0", "seed=3", "logger=csv", "ckpt_path=x")
+    told(composed, tmp_path / "run", earlier)
+    experiment = () if given and given[0].startswith("experiment=") else ("experiment=a2tgpo",)
+    assert spelt_out(["-m", f"like={tmp_path}/run", *given]) == ["-m", *experiment, *expected, *given]
+
+
+def test_a_run_like_none_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"^like={tmp_path}: there is no .*hydra.yaml; expected the directory of a run"
+    ):
+        spelt_out([f"like={tmp_path}"])
 
 
 def test_report_of_a_run_without_validation_speaks_of_its_last_checkpoint(config, capsys, tmp_path):

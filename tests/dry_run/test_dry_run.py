@@ -10,10 +10,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import LoraConfig
 from rich.console import Console
+from transformers import Gemma3TextConfig, Qwen2Config
 
 from a2tgpo.callbacks.sizing_report import SizingReport
 from a2tgpo.dry_run.footprint import GIB, Hardware, Plan, memory, peak, seconds, tokens
-from a2tgpo.dry_run.toy_models import parameter_counts
+from a2tgpo.dry_run.toy_models import load_shrunk, parameter_counts, real_config, small_config
+from tests.helpers import shipped
+from tests.helpers.model_zoo import ARCHITECTURES, build
+from tests.helpers.tiny_runs import SHIPPED
 
 TABLE = Path(__file__).parents[2] / "docs" / "models_and_data.md"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -21,13 +25,9 @@ LARGE = sorted(path.stem for path in (CONFIGS / "experiment").glob("*qwen*.yaml"
 SIZES = {"qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "qwen2_5_7b": 7_615_616_512}
 """Parameters of the published weights."""
 
-ARCHITECTURE = {
-    "num_hidden_layers": 2,
-    "hidden_size": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 10,
-}
+ARCHITECTURE = Qwen2Config(
+    num_hidden_layers=2, hidden_size=8, num_attention_heads=4, num_key_value_heads=2, vocab_size=10
+)
 PLAN = Plan(
     prompts=3,
     group_size=4,
@@ -47,15 +47,19 @@ def architecture(name):
     return OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "architecture" / f"{name}.yaml"))
 
 
+def real(name):
+    return real_config(None, architecture(name))
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_an_architecture_has_as_many_parameters_as_the_published_weights(name):
-    assert parameter_counts(architecture(name), None) == (SIZES[name], SIZES[name])
+    assert parameter_counts(real(name), None) == (SIZES[name], SIZES[name])
 
 
 def test_an_adapter_is_all_that_is_trained():
     # Qwen3-4B, rank 1: in + out features of q, k, v, o, gate, up and down, times 36 layers.
     per_layer = (2560 + 4096) + 2 * (2560 + 1024) + (4096 + 2560) + 2 * (2560 + 9728) + (9728 + 2560)
-    total, trained = parameter_counts(architecture("qwen3_4b"), LoraConfig(r=1, target_modules="all-linear"))
+    total, trained = parameter_counts(real("qwen3_4b"), LoraConfig(r=1, target_modules="all-linear"))
     assert (total - trained, trained) == (SIZES["qwen3_4b"], 36 * per_layer)
 
 
@@ -82,7 +86,7 @@ def test_tokens_and_seconds_by_hand():
 @pytest.mark.parametrize(("gib", "verdict"), [(100, "fits"), (80, "does not fit")])
 def test_the_verdict_follows_the_memory(gib, verdict):
     screen = StringIO()
-    report = SizingReport(architecture("qwen3_4b"), Hardware("card", 1, gib, 1.0), None, True)
+    report = SizingReport(None, architecture("qwen3_4b"), Hardware("card", 1, gib, 1.0), None, True)
     report.print_report(PLAN, Console(width=120, file=screen))
     text = screen.getvalue()
     assert f"\n{verdict}" in text
@@ -94,11 +98,12 @@ def test_an_experiment_without_an_architecture_is_told_to_choose_one(composed, n
     config = composed(f"experiment={name}", "debug=shapes")
     with pytest.raises(InstantiationException) as refused:
         instantiate(config.model.module, _convert_="all")
-    assert str(refused.value.__cause__).startswith("model/architecture: none is chosen; expected one for debug=shapes")
+    said = "model.policy.path, model/architecture: none is given; expected one of them for debug=shapes"
+    assert str(refused.value.__cause__) == said
 
 
-def dry_run(composed, name):
-    config = composed(f"experiment={name}", "debug=shapes")
+def dry_run(composed, *overrides):
+    config = composed(*overrides, "debug=shapes")
     data = instantiate(config.data.module, _convert_="all")
     learner = instantiate(config.model.module, _convert_="all")
     callbacks = [instantiate(config.callbacks.sizing, _convert_="all")]
@@ -110,17 +115,78 @@ def dry_run(composed, name):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_experiment_runs_one_whole_iteration_at_small_width(composed, capsys, name):
-    trainer, learner, data = dry_run(composed, name)
+    trainer, learner, data = dry_run(composed, f"experiment={name}")
     assert trainer.global_step == 2 and len(learner.trajectories) == 16
     assert learner.metrics["update/first_step_max_log_ratio"] <= (1e-5 if "lora" not in name else 0.05)
     (report,) = (callback for callback in trainer.callbacks if isinstance(callback, SizingReport))
-    parameters, trained = parameter_counts(report.architecture, report.lora)
-    gib = peak(memory(report.architecture, parameters, trained, report.plan(data.real, learner))) / GIB
+    parameters, trained, plan = report.parameters, report.trained, report.plan(data.real, learner)
+    assert plan.gradient_checkpointing
+    gib = peak(memory(report.real, parameters, trained, plan)) / GIB
     row = re.search(rf"\| `{name}` \| ([\d.]+) B, ([\d.]+) B \| ([\d.]+) \|", TABLE.read_text())
     assert [float(number) for number in row.groups()] == pytest.approx([parameters / 1e9, trained / 1e9, gib], abs=0.05)
     printed = capsys.readouterr().out
     assert "parameters" in printed and "seconds at least" in printed
     assert (data.real["max_prompt_tokens"], data.real["max_response_tokens"]) == (2000, 6192)
+
+
+OWN = {
+    "files and a server": ("data.tasks.train=a.jsonl", "data.tasks.test=[b.parquet]", "data.retriever.url=http://x:1"),
+    "a corpus": (
+        "data/retriever=bm25",
+        "data.retriever.corpus_path=corpus.jsonl",
+        "data.environment.tools.search.topk=2",
+    ),
+    "a server that samples": ("data/engine=vllm", "data.engine.url=http://x:1", "data.engine.patience=1"),
+    "a calculator": ("data=calculator", "data.tasks.max_steps=2", "data/dialect=tool_calls"),
+    "cards": ("trainer=ddp", "trainer.strategy.timeout.hours=1", "model.policy.dtype=float32"),
+}
+
+SHORT = "data.module.max_prompt_tokens=700"
+
+
+@pytest.mark.parametrize("experiment", ["a2tgpo_small", "grpo_pretrained"])
+@pytest.mark.parametrize("name", OWN)
+def test_it_can_be_appended_to_a_command_about_one_s_own_model_and_data(composed, tmp_path, experiment, name):
+    path = build("qwen3", tmp_path / "model")
+    (path / "model.safetensors").unlink()  # nothing but the configuration is read
+    own = (f"experiment={experiment}", f"model.policy.path={path}", "data.module.group_size=3", SHORT, *OWN[name])
+    trainer, learner, data = dry_run(composed, *own)
+    assert trainer.global_step == 2 and data.real["group_size"] == 3 and len(learner.trajectories) == 16
+    (report,) = (callback for callback in trainer.callbacks if isinstance(callback, SizingReport))
+    assert (
+        not report.gradient_checkpointing
+        and report.real.hidden_size == 32
+        and learner.policy.model.config.hidden_size == 64
+    )
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_model_of_any_kind_is_made_small(tmp_path, kind):
+    path = str(build(kind, tmp_path / kind))
+    given = shipped.settings("model/policy/pretrained") | {
+        "architecture": None,
+        "tokenizer": str(SHIPPED),
+        "path": path,
+    }
+    policy, found = load_shrunk(**given), real_config(path, None)
+    assert policy.model.config.model_type == found.model_type
+    assert set(getattr(policy.model.config, "layer_types", None) or ()) == set(
+        getattr(found, "layer_types", None) or ()
+    )
+
+
+def test_a_layer_of_each_kind_is_kept():
+    kinds = (["sliding_attention"] * 5 + ["full_attention"]) * 4
+    small = small_config(Gemma3TextConfig(num_hidden_layers=24, layer_types=kinds))
+    assert small.layer_types == ["sliding_attention", "sliding_attention", "full_attention"]
+    assert small.num_hidden_layers == 3
+
+
+def test_a_folder_without_a_configuration_is_named(tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"^model.policy.path={tmp_path}: .*expected a folder or a hub id with a config"
+    ):
+        real_config(str(tmp_path), None)
 
 
 def test_the_paper_s_settings_are_carried(composed):

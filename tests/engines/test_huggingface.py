@@ -123,8 +123,12 @@ def forwards(policy):
 # ---- Against the plain engine ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("greedy", [True, False])
-def test_it_plays_as_the_plain_engine_does(policy, greedy):
+WARM, NUCLEUS = {"temperature": 1.4}, {"temperature": 0.7, "top_p": 0.8}
+
+
+@pytest.mark.parametrize(("greedy", "how"), [(True, {}), (True, NUCLEUS), (False, {}), (False, WARM), (False, NUCLEUS)])
+def test_it_plays_as_the_plain_engine_does(policy, greedy, how):
+    policy = replace(policy, **how)
     expected = play(policy, PlainEngine(), greedy=greedy)
     assert max(len(t.turns) for t in expected) == 4
     assert_same(play(policy, greedy=greedy), expected)
@@ -138,11 +142,21 @@ def test_eager_attention_plays_the_same(policy):
 
 
 @pytest.mark.parametrize("token_budget", [150, 100_000])
-def test_sampled_logprobs_are_the_scored_ones(policy, token_budget):
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+def test_sampled_logprobs_are_the_scored_ones(policy, token_budget, temperature):
+    policy = replace(policy, temperature=temperature)
     batch = collate(play(policy), policy.pad_id)
     scored = read(policy, batch, [], token_budget).tokens.logprobs
     assert (scored < 0).sum() == (batch.turn_ids >= 0).sum() > 200
     torch.testing.assert_close(batch.rollout_logprobs, scored, rtol=0, atol=1e-5)
+
+
+def test_logprobs_of_a_nucleus_are_above_the_scored_ones_by_at_most_its_mass(policy):
+    policy = replace(policy, **NUCLEUS)
+    batch = collate(play(policy), policy.pad_id)
+    scored = read(policy, batch, [], 100_000).tokens.logprobs
+    above = (batch.rollout_logprobs - scored)[batch.turn_ids >= 0]
+    assert above.min() > -1e-5 and 0.1 < above.max() < -math.log(NUCLEUS["top_p"]) + 1e-5
 
 
 def test_dropout_is_off_while_it_samples_and_the_mode_comes_back(policy):
@@ -159,7 +173,13 @@ def test_dropout_is_off_while_it_samples_and_the_mode_comes_back(policy):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"prompts": PROMPTS[::-1]}, {"prompts": PROMPTS[1:2]}, {"group_size": 2}, {"sessions": 3}, {"sessions": 6}],
+    [
+        {"prompts": PROMPTS[::-1]},
+        {"prompts": PROMPTS[1:2]},
+        {"group_size": 2},
+        {"sessions": 3},
+        {"sessions": 6},
+    ],
     ids=["another order", "one prompt alone", "a smaller group", "one group at a time", "two groups at a time"],
 )
 def test_a_trajectory_depends_on_its_key_alone(policy, changes):
@@ -192,6 +212,37 @@ def test_tokens_are_drawn_by_inverting_the_cdf():
     expected = torch.tensor([0.2, 0.2, 0.3, 0.3, 0.5, 0.5]).log()
     torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-6)
     assert draw(logits.expand(6, 3), uniforms, greedy=True)[0].tolist() == [2] * 6
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "probabilities"),
+    [
+        (1.0, 1.0, (0.1, 0.2, 0.3, 0.4)),
+        (0.5, 1.0, (1 / 30, 4 / 30, 9 / 30, 16 / 30)),  # squares
+        (1.0, 0.65, (0.0, 0.0, 3 / 7, 4 / 7)),
+        (1.0, 0.75, (0.0, 2 / 9, 3 / 9, 4 / 9)),
+        (0.5, 0.6, (0.0, 0.0, 9 / 25, 16 / 25)),  # of the distribution at the temperature
+        (1.0, 1e-9, (0.0, 0.0, 0.0, 1.0)),
+    ],
+)
+def test_temperature_and_top_p_by_hand(temperature, top_p, probabilities):
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log() - 3
+    uniforms = torch.arange(1000, dtype=torch.float64) / 1000  # with 0, on the border of what is left out
+    ids, logprobs = draw(logits.expand(1000, 4), uniforms, False, temperature, top_p)
+    shares = torch.bincount(ids, minlength=4) / 1000
+    torch.testing.assert_close(shares, torch.tensor(probabilities), rtol=0, atol=2e-3)
+    expected = torch.tensor(probabilities, dtype=torch.float64).log().float()[ids]
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-6)
+
+
+def test_temperature_1_and_all_tokens_are_the_plain_draw_bit_for_bit():
+    torch.manual_seed(0)
+    logits, uniforms = 10 * torch.randn(64, 500), torch.rand(64, dtype=torch.float64)
+    logprobs = logits.log_softmax(-1)
+    cdf = logprobs.double().exp().cumsum(-1)
+    ids = torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:])
+    drawn, found = draw(logits, uniforms, False, 1.0, 1.0)
+    assert torch.equal(drawn[:, None], ids) and torch.equal(found[:, None], logprobs.gather(-1, ids))
 
 
 # ---- What is read ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import read
+from a2tgpo.system.errors import SettingError
 from tests.engines.test_huggingface import PROMPTS, assert_same, favour_end, play
 from tests.helpers.completions_server import CompletionsServer
 from tests.helpers.plain_engine import PlainEngine
@@ -103,6 +105,31 @@ def test_served_logprobs_are_the_scored_ones(policy, engine):
     batch = collate(play(policy, engine, group_size=2), policy.pad_id)
     scored = read(policy, batch, [], 100_000).tokens.logprobs
     torch.testing.assert_close(batch.rollout_logprobs, scored, rtol=0, atol=1e-5)
+
+
+def test_served_logprobs_are_the_scored_ones_at_any_temperature(policy, engine, server):
+    policy = replace(policy, temperature=0.7)
+    batch = collate(play(policy, engine, group_size=2), policy.pad_id)
+    scored = read(policy, batch, [], 100_000).tokens.logprobs
+    torch.testing.assert_close(batch.rollout_logprobs, scored, rtol=0, atol=1e-5)
+
+
+def test_a_request_says_how_it_is_sampled(policy, engine, server):
+    warm = replace(policy, temperature=0.7, top_p=0.9)
+    for played, greedy in ((warm, True), (warm, False), (policy, False)):
+        engine.sync(played)
+        complete(engine, range(10, 20), greedy=greedy)
+    asked = [(body["temperature"], body["top_p"], body["max_tokens"]) for body in server.asked("/v1/completions")]
+    assert asked == [(0.0, 1.0, 12), (0.7, 1e-4, 1), (0.7, 0.9, 12), (1.0, 1.0, 12)]
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0.7}, {"top_p": 0.9}], ids=str)
+def test_a_server_that_tells_other_logprobs_than_it_draws_from_is_refused(policy, engine, server, how):
+    server.raw_logprobs = True
+    engine.sync(replace(policy, **how))
+    with pytest.raises(SettingError, match=r"^data.engine.url=.*expected .*--logprobs-mode processed_logprobs"):
+        complete(engine, range(10, 20))
+    assert play(replace(policy, **how), engine, greedy=True) and play(policy, engine)
 
 
 def test_how_an_action_ended_is_told_by_its_last_token(policy, engine, server):

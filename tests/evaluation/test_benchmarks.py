@@ -83,6 +83,27 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert covered == pytest.approx(0.958, rel=0, abs=0.04)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize(("n", "bound"), [(4, 0.6024), (20, 0.1684), (300, 0.0122)])  # 1 − 0.025^(1/n)
+def test_none_or_all_of_few_is_no_certainty(random_policy, share, n, bound):
+    metrics = dict.fromkeys(("success", "em", "f1", "format"), share) | {"calls": 1.0}
+    rows = [
+        replace(build_trajectory(random_policy, ["<answer> b</answer>"], [], group=i), metrics=metrics)
+        for i in range(n)
+    ]
+    scores = score("nq", rows, samples=1, seed=0)
+    for name in ("success", "em", "f1", "format"):
+        found = scores.estimates()[name]
+        ends = (found.low, found.high) if share == 0 else (1 - found.high, 1 - found.low)
+        assert found.value == share and ends[0] == 0.0
+        assert ends[1] == pytest.approx(
+            bound, rel=0.12
+        )  # 2000 draws know a quantile in the tail to 4 %: three of these
+    assert scores.estimates()["calls"].low == scores.estimates()["calls"].high == 1.0  # no share
+    average = averages({"nq": scores, "hotpotqa": scores}, GROUPS)["overall"]["macro"]["em"]
+    assert average.value == share and 0 < average.high - average.low < bound
+
+
 def test_interval_of_an_average_is_that_of_independent_sets():
     # Var of the macro mean of two sets is the sum of their variances over 4; 2000 resamples know it to 3 %, so 15 % is
     # five of these.

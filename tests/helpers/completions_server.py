@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from peft import PeftModel
@@ -29,6 +30,8 @@ class CompletionsServer(ThreadingHTTPServer):
         """(path, body) of everything asked, in order."""
         self.faults = []
         """What the next completions meet: a status, "drop" the connection, or seconds of silence."""
+        self.raw_logprobs = False
+        """Are the log-probs told other ones than those of the distribution drawn from?"""
         self.broken = set()
         """Paths that answer with status 500."""
         self.die_after = None
@@ -93,12 +96,13 @@ class CompletionsServer(ThreadingHTTPServer):
         if len(body["prompt"]) + body["max_tokens"] > 512:
             return 400, {"error": "longer than max_model_len=512"}
         engine, greedy = PlainEngine(), body["temperature"] == 0
-        engine.sync(self.policies[body["model"]])
+        how = {} if greedy else {"temperature": body["temperature"], "top_p": body["top_p"]}
+        engine.sync(replace(self.policies[body["model"]], **how))
         sampling = Sampling(body["max_tokens"], body["stop"], greedy, (body["seed"],))
         done = asyncio.run(engine.extend(list(body["prompt"]), (), sampling))
         choice = {
             "token_ids": done.ids,
-            "logprobs": {"token_logprobs": done.logprobs},
+            "logprobs": {"token_logprobs": [p - 1.0 for p in done.logprobs] if self.raw_logprobs else done.logprobs},
             "finish_reason": "length" if done.finish == "length" else "stop",
         }
         return 200, {"choices": [choice]}

@@ -3,10 +3,23 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from a2tgpo.engines.sampling import keyed_uniforms
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Sampling
+
+
+def drawn_from(logits: Tensor, policy: Policy) -> Tensor:
+    """Probabilities [V] of the next token: the most likely ones until they have `top_p`, at the temperature."""
+    probs = (logits.double() / policy.temperature).softmax(-1)
+    order, mass = probs.argsort(descending=True).tolist(), 0.0
+    for n, token in enumerate(order):
+        if mass >= policy.top_p:
+            probs[order[n:]] = 0.0
+            break
+        mass += float(probs[token])
+    return probs / probs.sum()
 
 
 class PlainEngine:
@@ -24,10 +37,10 @@ class PlainEngine:
         for uniform in keyed_uniforms(sampling.key, sampling.max_tokens):
             with torch.no_grad():
                 logits = self.policy.model(torch.tensor([session]), use_cache=False).logits[0, -1]
-            cdf = logits.double().softmax(-1).cumsum(-1)
-            token = int(logits.argmax() if sampling.greedy else torch.searchsorted(cdf, uniform))
+            probs = logits.double().softmax(-1) if sampling.greedy else drawn_from(logits, self.policy)
+            token = int(logits.argmax() if sampling.greedy else torch.searchsorted(probs.cumsum(-1), uniform))
             session.append(token)
-            logprobs.append(float(logits.log_softmax(-1)[token]))
+            logprobs.append(float(probs[token].log()))
             text = self.policy.tokenizer.decode(session[start:])
             if token == self.policy.tokenizer.eos_token_id:
                 finish = "eos"

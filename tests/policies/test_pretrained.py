@@ -19,6 +19,8 @@ from a2tgpo.environments.dialects.examples import read_examples
 from a2tgpo.environments.dialects.tool_calls import schema
 from a2tgpo.environments.protocols import Action, ToolCall
 from a2tgpo.method.method import PAPER
+from a2tgpo.policies import pretrained
+from a2tgpo.policies.pretrained import checkpoints_activations
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts import chat_template
 from a2tgpo.rollouts.chat_template import encode_observation, encode_prompt
@@ -585,6 +587,27 @@ def test_gradient_checkpointing_changes_no_gradient(folders, kind):
         torch.testing.assert_close(here, there, atol=1e-5 * float(there.abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("setting", "parameters", "expected"),
+    [
+        ("auto", 134_515_008, False),
+        ("auto", 999_999_999, False),
+        ("auto", 10**9, True),
+        (True, 1, True),
+        (False, 10**11, False),
+    ],
+)
+def test_gradient_checkpointing_goes_by_size_unless_told(setting, parameters, expected):
+    assert checkpoints_activations(setting, parameters) is expected
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=4)])
+def test_auto_checkpoints_the_activations_of_a_large_model_alone(folders, monkeypatch, lora):
+    assert not pretrained_policy(str(folders["qwen3"]), lora=lora).model.is_activation_checkpointing
+    monkeypatch.setattr(pretrained, "CHECKPOINTED_FROM", 10_000)
+    assert pretrained_policy(str(folders["qwen3"]), lora=lora).model.is_activation_checkpointing
+
+
 def test_gradient_checkpointing_reaches_an_adapter(folders):
     lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=4)
     policy = pretrained_policy(str(folders["qwen3"]), gradient_checkpointing=True, lora=lora)
@@ -622,6 +645,12 @@ def test_limits_beyond_the_model_are_refused(folders):
 REFUSED = [
     ({"attn_implementation": "flash"}, r"model\.policy\.attn_implementation='flash': expected"),
     ({"dtype": "float8"}, r"model\.policy\.dtype='float8': expected"),
+    (
+        {"gradient_checkpointing": "always"},
+        r"model\.policy\.gradient_checkpointing='always': expected true or false or auto",
+    ),
+    ({"temperature": 0}, r"model\.policy\.temperature=0: expected a number >= 0.01 and <= 100"),
+    ({"top_p": 0}, r"model\.policy\.top_p=0: expected a number > 0 and <= 1"),
     ({"path": "/nowhere"}, r"model\.policy\.path=/nowhere: expected a Hugging Face model folder"),
     ({"lora": LoraConfig(lora_dropout=0.1)}, r"model\.policy\.lora\.lora_dropout=0\.1: expected 0"),
 ]

@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import re
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -60,8 +61,8 @@ def encoder(tmp_path):
     return str(tmp_path / "encoder")
 
 
-def dense(corpus, tmp_path, encoder, passage_prefix="passage: "):
-    return DenseRetriever(corpus, str(tmp_path / "cache"), encoder, "query: ", passage_prefix, 2, "cpu")
+def dense(corpus, tmp_path, encoder, passage_prefix="passage: ", query_prefix="query: "):
+    return DenseRetriever(corpus, str(tmp_path / "cache"), encoder, query_prefix, passage_prefix, 2, "cpu")
 
 
 def indexes(tmp_path):
@@ -239,7 +240,12 @@ def test_a_missing_corpus_and_wrong_settings_are_named(corpus, tmp_path):
 def test_the_yamls_build_what_they_name(composed, corpus, tmp_path, encoder):
     paths = [f"data.retriever.corpus_path={corpus}", f"data.retriever.cache_dir={tmp_path / 'cache'}"]
     bm25 = instantiate(composed("data/retriever=bm25", *paths).data.retriever)
-    dense = instantiate(composed("data/retriever=dense", *paths, f"data.retriever.model={encoder}").data.retriever)
+    paths += [
+        f"data.retriever.model={encoder}",
+        "data.retriever.query_prefix='query: '",
+        "data.retriever.passage_prefix=",
+    ]
+    dense = instantiate(composed("data/retriever=dense", *paths).data.retriever)
     assert isinstance(bm25, CorpusBM25) and isinstance(dense, DenseRetriever)
     assert [len(retriever.search("Varo Tano", 2)) for retriever in (bm25, dense)] == [2, 2]
 
@@ -264,6 +270,35 @@ def test_dense_cache_depends_on_encoder_and_prefix(corpus, tmp_path, encoder):
     BertModel(BertConfig.from_pretrained(encoder)).save_pretrained(encoder)
     dense(corpus, tmp_path, encoder)
     assert len(indexes(tmp_path)) == 3
+
+
+E5 = ("query: ", "passage: ")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "given", "expected"),
+    [
+        ({"query": "q: ", "document": "d: "}, (None, None), ("q: ", "d: ")),
+        ({"query": "q: ", "passage": "p: "}, (None, None), ("q: ", "p: ")),
+        ({"query": "Represent this: "}, (None, None), ("Represent this: ", "")),
+        ({"query": "q: ", "document": "d: "}, ("", None), ("", "d: ")),
+        ({"query": "q: ", "document": "d: "}, E5, E5),
+        ({}, E5, E5),
+        (None, ("", ""), ("", "")),
+        (None, (None, ""), "query_prefix=null: the files of {encoder} name no prompts; expected .* before a query"),
+        ({}, ("", None), "passage_prefix=null: the files of {encoder} name no prompts; expected .* before a passage"),
+    ],
+)
+def test_prefixes_are_given_or_the_encoders_own(corpus, tmp_path, encoder, prompts, given, expected):
+    if prompts is not None:
+        (Path(encoder) / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    if isinstance(expected, str):
+        with pytest.raises(SettingError, match=rf"^data.retriever.{expected.format(encoder=encoder)}, '' for none"):
+            dense(corpus, tmp_path, encoder, given[1], given[0])
+        return
+    found = dense(corpus, tmp_path, encoder, given[1], given[0]).search_many(["Varo", "Kelu"], 3)
+    assert found == dense(corpus, tmp_path, encoder, expected[1], expected[0]).search_many(["Varo", "Kelu"], 3)
+    assert len(indexes(tmp_path)) == 1
 
 
 def test_a_missing_encoder_and_a_missing_package_are_named(corpus, tmp_path, monkeypatch):

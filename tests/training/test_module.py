@@ -139,6 +139,45 @@ def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner
         assert len(parts) > 1 and max(module.loss(mini_batch.rows(part))[1].max_log_ratio for part in parts) == 0.0
 
 
+def at_temperature(model, row, temperature):
+    """Log-probs [L − 1] of the tokens of a row after the first, from one plain forward."""
+    with torch.no_grad():
+        logits = model(row[None], use_cache=False).logits[0, :-1]
+    return (logits / temperature).log_softmax(-1).gather(-1, row[1:, None])[:, 0]
+
+
+def test_old_new_and_reference_are_the_policy_at_its_temperature_and_beliefs_are_not(learner, trajectories):
+    plain, warm = learner(), learner("model.policy.temperature=0.7")
+    shake(warm)  # old and reference differ
+    plain.model.load_state_dict(warm.model.state_dict())
+    cold, batch = plain.prepare(trajectories, [], 0), weighed(warm, warm.prepare(trajectories, [], 0))
+    assert torch.equal(batch.credit.belief, cold.credit.belief) and batch.credit.gain.any()
+    for b, row in enumerate(batch.input_ids):
+        own = batch.turn_ids[b, 1:] >= 0
+        for model, found in ((warm.model, batch.old_logprobs), (warm.reference.model, batch.ref_logprobs)):
+            expected = at_temperature(model, row, 0.7)[own]
+            torch.testing.assert_close(found[b, 1:][own], expected, rtol=0, atol=1e-5)
+    assert (batch.old_logprobs - cold.old_logprobs).abs().max() > 0.1
+    assert warm.loss(batch)[2] == 0.0
+    assert warm.loss(replace(batch, old_logprobs=cold.old_logprobs))[2] > 0.1
+
+
+def test_a_run_at_a_temperature_starts_at_ratio_one_and_close_to_its_engine(composed, policy_dir):
+    once = ("trainer.max_epochs=1", "model.policy.temperature=0.7")
+    metrics = train(composed, policy_dir, [], *once).lightning_module.metrics
+    assert metrics["update/first_step_max_log_ratio"] == 0.0
+    assert 0.0 < metrics["policy/rollout_gap_max"] < 1e-5
+
+
+def test_the_correction_weighs_what_top_p_left_out(composed, policy_dir):
+    once = ("trainer.max_epochs=1", "model.policy.top_p=0.8", "model/correction=truncated_importance")
+    module = train(composed, policy_dir, [], *once).lightning_module
+    batch = module.rollout_batch
+    own = batch.turn_ids >= 0
+    factor = module.method.correction(batch.old_logprobs, batch.rollout_logprobs, batch.turn_ids)[own]
+    assert 0.8 - 1e-5 < factor.min() < 0.9 and factor.max() < 1 + 1e-5  # the mass of the tokens that could be drawn
+
+
 def test_the_learner_is_small():
     assert len(inspect.getsource(A2TGPOModule).splitlines()) < 200
     assert len(inspect.signature(A2TGPOModule).parameters) <= 10

@@ -11,7 +11,8 @@ from a2tgpo.system.settings import require_all
 
 
 class BoundaryCheckpoint(ModelCheckpoint):
-    """`last.ckpt` before the first and after every iteration, `best.ckpt` by validation (ties: the earlier).
+    """`last.ckpt` before the first and after every iteration, `best.ckpt` by validation (ties: the earlier). The best
+    holds the weights alone: a run is taken up from its last.
 
     In the middle of an iteration nothing is saved: the policy has moved on, its rollouts could not be made again.
     """
@@ -24,6 +25,7 @@ class BoundaryCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             save_top_k=1,
+            save_weights_only=True,  # of the best; `_save_last` saves all
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.dry_run.footprint import GIB, USABLE, Hardware, Plan, memory, peak, seconds, tokens
-from a2tgpo.dry_run.toy_models import parameter_counts
+from a2tgpo.dry_run.toy_models import parameter_counts, real_config
+from a2tgpo.policies.pretrained import checkpoints_activations
 
 COMPUTE_BYTES = 2
 """The trainers for GPUs compute in bf16."""
@@ -21,13 +22,15 @@ class SizingReport(Callback):
 
     def __init__(
         self,
-        architecture: Mapping[str, Any],
+        path: str | None,
+        architecture: Mapping[str, Any] | None,
         hardware: Hardware,
         lora: LoraConfig | None,
-        gradient_checkpointing: bool,
+        gradient_checkpointing: bool | str,
     ) -> None:
-        self.architecture, self.hardware, self.lora = architecture, hardware, lora
-        self.gradient_checkpointing = gradient_checkpointing
+        self.real, self.hardware, self.lora = real_config(path, architecture), hardware, lora
+        self.parameters, self.trained = parameter_counts(self.real, lora)
+        self.gradient_checkpointing = checkpoints_activations(gradient_checkpointing, self.parameters)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Print the tables."""
@@ -52,8 +55,8 @@ class SizingReport(Callback):
 
     def print_report(self, plan: Plan, console: Console) -> None:
         """Memory first, then what an iteration has to do."""
-        parameters, trained = parameter_counts(self.architecture, self.lora)
-        used = memory(self.architecture, parameters, trained, plan)
+        parameters, trained = self.parameters, self.trained
+        used = memory(self.real, parameters, trained, plan)
         hardware = self.hardware
         table = Table(
             title=f"{parameters / 1e9:.2f} B parameters, {trained / 1e9:.3f} B trained, on one {hardware.name}"

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from transformers import PretrainedConfig
 
 from a2tgpo.system.settings import require_all
 
@@ -48,15 +49,15 @@ class Plan:
     gradient_checkpointing: bool
 
 
-def memory(architecture: Mapping[str, Any], parameters: int, trained: int, plan: Plan) -> dict[str, float]:
+def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) -> dict[str, float]:
     """Bytes on one device under DDP, by what they are for; the two phases do not overlap.
 
     `rollout` (the running batch and what sessions keep between turns) and `update` come on top of all others.
     """
     cast = 2 * parameters if plan.compute_bytes < plan.weight_bytes else 0  # autocast keeps its copies of the weights
-    layers, hidden = architecture["num_hidden_layers"], architecture["hidden_size"]
-    head_size = architecture.get("head_dim", hidden // architecture["num_attention_heads"])
-    per_position = 2 * layers * architecture["num_key_value_heads"] * head_size * plan.compute_bytes
+    layers, hidden, heads = real.num_hidden_layers, real.hidden_size, real.num_attention_heads
+    head_size, cached_heads = getattr(real, "head_dim", hidden // heads), getattr(real, "num_key_value_heads", heads)
+    per_position = 2 * layers * cached_heads * head_size * plan.compute_bytes
     copies = 1 if plan.gradient_checkpointing else ACTIVATION_COPIES
     activations = (layers * copies + ACTIVATION_COPIES) * plan.micro_batch_tokens * hidden * plan.compute_bytes
     trained_bytes = 4 if trained < parameters else plan.weight_bytes  # adapters are float32
@@ -67,7 +68,7 @@ def memory(architecture: Mapping[str, Any], parameters: int, trained: int, plan:
         "gradients": trained * trained_bytes,
         "optimizer": trained * ADAM_BYTES,
         "rollout": 2 * plan.max_sessions * (plan.prompt_tokens + plan.response_tokens) * per_position,
-        "update": activations + LOGIT_COPIES * plan.micro_batch_tokens * architecture["vocab_size"] * 4,
+        "update": activations + LOGIT_COPIES * plan.micro_batch_tokens * real.vocab_size * 4,
     }
 
 

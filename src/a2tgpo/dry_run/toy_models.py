@@ -13,8 +13,9 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import DTYPES, prepare
 from a2tgpo.training.datamodule import RolloutDataModule
 
-SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-SMALL |= {"num_key_value_heads": 2, "head_dim": 16}
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL |= {"moe_intermediate_size": 32}
+LAYERS = 2
 
 FEW = {"prompts_per_iteration": 4, "mini_batch_prompts": 2, "group_size": 4, "max_action_tokens": 48}
 FEW |= {"max_response_tokens": 256, "max_sessions": 16, "val_tasks": 2, "test_tasks": 2}
@@ -25,10 +26,39 @@ CHAT_TEMPLATE = """
 """
 
 
-def real_config(architecture: Mapping[str, Any]) -> PretrainedConfig:
-    """The configuration that `architecture` (its `model_type` and sizes) describes."""
+def real_config(path: str | None, architecture: Mapping[str, Any] | None) -> PretrainedConfig:
+    """The configuration of the model in the folder or hub id `path`, of which nothing else is read; without one, what
+    `architecture` (its `model_type` and sizes) describes.
+
+    Raises ValueError where neither is given, or `path` has no configuration.
+    """
+    if path is not None:
+        try:
+            return AutoConfig.from_pretrained(path).get_text_config()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model.policy.path={path}: {error}; expected a folder or a hub id with a config.json"
+            ) from error
+    if architecture is None:
+        raise ValueError("model.policy.path, model/architecture: none is given; expected one of them for debug=shapes")
     sizes = dict(architecture)
     return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+
+
+def small_config(real: PretrainedConfig) -> PretrainedConfig:
+    """`real` at small width, with one layer of each kind, two at least."""
+    values = real.to_dict()
+    kinds = values.get("layer_types") or [""] * LAYERS
+    layers = sorted({*map(kinds.index, kinds), *range(LAYERS)})
+    cut = {
+        name: [value[layer] for layer in layers]
+        for name, value in values.items()
+        if isinstance(value, list) and len(value) == real.num_hidden_layers
+    }
+    sizes = {name: size for name, size in SMALL.items() if name in values}
+    if values.get("num_key_value_heads") == real.num_attention_heads:
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+    return real.from_dict(values | cut | sizes | {"num_hidden_layers": len(layers)})
 
 
 def load_shrunk(
@@ -37,31 +67,36 @@ def load_shrunk(
     attn_implementation: str,
     architecture: Mapping[str, Any] | None,
     tokenizer: str,
-    gradient_checkpointing: bool = False,
+    temperature: float,
+    top_p: float,
+    gradient_checkpointing: bool | str = False,
     compile: bool = False,
     lora: LoraConfig | None = None,
 ) -> Policy:
-    """Takes the place of `load_policy` with all of its options; `path` is not read. The tokenizer is the one of the
-    folder `tokenizer`, with a plain chat template.
+    """Takes the place of `load_policy` with all of its options; of the model in `path` the configuration is read alone.
+    The tokenizer is the one of the folder `tokenizer`, with a plain chat template.
 
-    Raises ValueError where no architecture was chosen, or one that cannot be served from a cache of keys and values.
+    Raises ValueError where there is neither a model nor an architecture, or one that cannot be served from a cache of
+    keys and values.
     """
-    if architecture is None:
-        raise ValueError("model/architecture: none is chosen; expected one for debug=shapes, or an experiment with one")
     speaker = AutoTokenizer.from_pretrained(tokenizer)
     speaker.chat_template = CHAT_TEMPLATE.strip("\n")
-    sizes = {name: size for name, size in SMALL.items() if name != "head_dim" or name in architecture}
-    special = {"eos_token_id": speaker.eos_token_id, "pad_token_id": speaker.pad_token_id, "bos_token_id": None}
-    config = real_config({**architecture, **sizes, "vocab_size": len(speaker)})
-    for name, value in special.items():
-        setattr(config, name, value)
+    config = small_config(real_config(path, architecture))
+    config.vocab_size, config.bos_token_id = len(speaker), None
+    config.eos_token_id, config.pad_token_id = speaker.eos_token_id, speaker.pad_token_id
     model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attn_implementation)
     model.generation_config.eos_token_id = speaker.eos_token_id
     try:
         require_cached_forward(Policy(model, speaker))
     except ValueError as error:
         raise ValueError(f"model.architecture.model_type={config.model_type}: {error}") from error
-    return Policy(prepare(model, gradient_checkpointing, compile, lora), speaker)
+    prepared = prepare(model, gradient_checkpointing, compile, lora)
+    return Policy(prepared, speaker, temperature=temperature, top_p=top_p)
+
+
+def stand_in(instead: Any, **replaced: Any) -> Any:
+    """`instead`, whatever the part was told that it takes the place of."""
+    return instead
 
 
 class ShrunkDataModule(RolloutDataModule):
@@ -72,9 +107,9 @@ class ShrunkDataModule(RolloutDataModule):
         self.real = settings
 
 
-def parameter_counts(architecture: Mapping[str, Any], lora: LoraConfig | None) -> tuple[int, int]:
+def parameter_counts(real: PretrainedConfig, lora: LoraConfig | None) -> tuple[int, int]:
     """All and trained parameters of the real model, counted on one without storage."""
     with torch.device("meta"):
-        model = prepare(AutoModelForCausalLM.from_config(real_config(architecture)), False, False, lora)
+        model = prepare(AutoModelForCausalLM.from_config(real), False, False, lora)
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)

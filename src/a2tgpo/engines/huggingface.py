@@ -179,8 +179,10 @@ class HuggingFaceEngine:
 
         Raises FloatingPointError where a log-prob is NaN.
         """
+        policy, greedy = self._policy, rows[0].sampling.greedy
         uniforms = [row.uniforms[step] if row.finish is None else 0.0 for row in rows]
-        ids, logprobs = draw(logits, torch.tensor(uniforms, device=logits.device), rows[0].sampling.greedy)
+        uniforms = torch.tensor(uniforms, device=logits.device)
+        ids, logprobs = draw(logits, uniforms, greedy, policy.temperature, policy.top_p)
         for i, (row, token, logprob) in enumerate(zip(rows, ids.tolist(), logprobs.tolist(), strict=True)):
             if row.finish is None:
                 if math.isnan(logprob):

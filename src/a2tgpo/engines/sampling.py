@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TopPLogitsWarper
 
 
 def keyed_uniforms(key: tuple[int, ...], count: int) -> np.ndarray:
@@ -12,20 +12,32 @@ def keyed_uniforms(key: tuple[int, ...], count: int) -> np.ndarray:
 
 
 def draw(
-    logits: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"], greedy: bool
+    logits: Float[Tensor, "B V"],
+    uniforms: Float[Tensor, " B"],
+    greedy: bool,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
-    """One token a row by inverting the CDF (or the most likely one), with its log-prob at temperature 1.
+    """One token a row by inverting the CDF, with its log-prob in the distribution it was drawn from; or the most likely
+    one, with its log-prob at temperature 1.
 
     The CDF is summed in float64, so that a change of batch moves a draw only when the uniform falls within rounding
     of a boundary.
     """
-    logprobs = logits.float().log_softmax(-1)
+    logits = logits.float()
+    if not greedy:
+        logits = _truncated(logits / temperature, top_p)
+    logprobs = logits.log_softmax(-1)
     if greedy:
         ids = logprobs.argmax(-1)
     else:
         cdf = logprobs.double().exp().cumsum(-1)
-        ids = (cdf < uniforms[:, None] * cdf[:, -1:]).sum(-1)
+        ids = (cdf <= uniforms[:, None] * cdf[:, -1:]).sum(-1)  # the first that holds more: never one of probability 0
     return ids, logprobs.gather(-1, ids[:, None])[:, 0]
+
+
+def _truncated(logits: Float[Tensor, "B V"], top_p: float) -> Float[Tensor, "B V"]:
+    return logits if top_p == 1.0 else TopPLogitsWarper(top_p)(None, logits)
 
 
 class StopStringMatcher:

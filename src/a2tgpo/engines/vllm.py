@@ -16,9 +16,12 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.distributed import gather, rank_and_world_size
+from a2tgpo.system.errors import SettingError
 from a2tgpo.system.http_client import SHOWN, HttpClient, Refused, RetryBudget, Unavailable
 from a2tgpo.system.settings import require_all
 
+LIKELIEST = 1e-4
+"""A `top_p` that leaves one token, and how far from 0 its log-prob may be told."""
 DELAYS = (0.25, 8.0)  # seconds between two tries: doubled from the first to the longest
 
 
@@ -134,8 +137,8 @@ class VllmEngine:
         return {
             "prompt": list(ids),
             "max_tokens": sampling.max_tokens,
-            "temperature": 0.0 if sampling.greedy else 1.0,
-            "top_p": 1.0,
+            "temperature": 0.0 if sampling.greedy else self._policy.temperature,
+            "top_p": 1.0 if sampling.greedy else self._policy.top_p,
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
@@ -153,12 +156,9 @@ class VllmEngine:
 
     def _complete(self, body: dict[str, Any]) -> Completion:
         """One try, in a thread. After a failure nobody samples before the server is known to have the weights."""
-        self._make_sure()
+        self._make_sure(body)
         try:
-            choices = self.server.post("/v1/completions", {"model": self._served.model, **body}, "choices")
-            if not isinstance(choices, list) or not choices:  # a gateway speaks in the server's place
-                raise Unavailable(f"no completion: {str(choices)[:SHOWN]}")
-            return self._read(choices[0], body["max_tokens"])
+            return self._ask(body)
         except Unavailable:
             self._weights_stale = True
             raise
@@ -168,7 +168,13 @@ class VllmEngine:
             self._weights_stale = True
             raise Unavailable(f"{self._served.model} is not served any more") from error
 
-    def _make_sure(self) -> None:
+    def _ask(self, body: dict[str, Any]) -> Completion:
+        choices = self.server.post("/v1/completions", {"model": self._served.model, **body}, "choices")
+        if not isinstance(choices, list) or not choices:  # a gateway speaks in the server's place
+            raise Unavailable(f"no completion: {str(choices)[:SHOWN]}")
+        return self._read(choices[0], body["max_tokens"])
+
+    def _make_sure(self, body: dict[str, Any]) -> None:
         if not self._weights_stale:
             return
         if not self._lock.acquire(timeout=self.server.timeout):
@@ -176,9 +182,23 @@ class VllmEngine:
         try:
             if self._weights_stale:
                 self.weight_sync.load(self.server, self._served)
+                self._require_logprobs_as_drawn(body)
                 self._weights_stale = False
         finally:
             self._lock.release()
+
+    def _require_logprobs_as_drawn(self, body: dict[str, Any]) -> None:
+        """Raises SettingError where the server tells the log-probs of another distribution than it draws from.
+
+        Asked where the two differ: of one likeliest token alone the log-prob is 0.
+        """
+        differs = body["temperature"] not in (0.0, 1.0) or body["top_p"] < 1.0
+        if differs and self._ask(body | {"max_tokens": 1, "top_p": LIKELIEST}).logprobs[0] < -LIKELIEST:
+            raise SettingError(
+                f"data.engine.url={self.server.url}: with model.policy.temperature={body['temperature']} and "
+                f"model.policy.top_p={body['top_p']} the server tells log-probs at temperature 1 of all tokens; "
+                "expected those of the distribution drawn from: start vLLM with --logprobs-mode processed_logprobs"
+            )
 
     def _read(self, choice: Any, max_tokens: int) -> Completion:
         try:

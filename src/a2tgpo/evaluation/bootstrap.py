@@ -15,12 +15,14 @@ COVERAGE = 0.95
 OVERALL = "overall"
 EPISODE_METRICS = ("success", "em", "f1", "format", "calls", "tool_failures")
 """The metrics of an episode that are tabled where they are there; `success` always is."""
+SHARES = ("success", "em", "f1", "format")
+"""Those of them that lie between 0 and 1."""
 _DRAWS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % bootstrap interval."""
+    """A mean and its 95 % bootstrap interval, in which it lies."""
 
     value: float
     low: float
@@ -31,7 +33,7 @@ class Estimate:
 class SetScores:
     """What one set gave: `metrics` names the columns of `values`, one row a question, a mean over its samples.
 
-    `replicates` are the means of `RESAMPLES` resamplings of the questions.
+    `replicates` are the means of `RESAMPLES` resamplings of the questions, or of what `at_the_border` draws.
     """
 
     metrics: tuple[str, ...]
@@ -56,7 +58,23 @@ def score(name: str, trajectories: Sequence[Trajectory], samples: int, seed: int
     ]
     values = np.asarray(rows, dtype=np.float64).reshape(-1, samples, len(rows[0])).mean(axis=1)
     rng = np.random.default_rng([seed, crc32(name.encode())])
-    return SetScores((*known, "action_tokens", "tokens"), values, bootstrap(values, rng))
+    replicates = bootstrap(values, rng)
+    for i, metric in enumerate(known):
+        if metric in SHARES and (drawn := at_the_border(values[:, i], rng)) is not None:
+            replicates[:, i] = drawn
+    return SetScores((*known, "action_tokens", "tokens"), values, replicates)
+
+
+def at_the_border(shares: Float[ndarray, " N"], rng: np.random.Generator) -> Float[ndarray, " R"] | None:
+    """Replicates of a mean that is 0 or 1 because each of its `shares` is; None where they are not all alike so.
+
+    To resample them shows no spread, which would say that the true mean is known. The draws are of the distribution
+    whose quantile is Clopper and Pearson's bound: none of n are up to 1 − 0.025^(1/n) of them, at 95 %.
+    """
+    if shares.any() and not (shares == 1).all():
+        return None
+    drawn = rng.beta(1, len(shares), size=RESAMPLES)
+    return 1 - drawn if shares.any() else drawn
 
 
 def bootstrap(
@@ -104,6 +122,6 @@ def _estimates(
 ) -> dict[str, Estimate]:
     low, high = np.quantile(replicates, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
     return {
-        metric: Estimate(float(mean), float(below), float(above))
+        metric: Estimate(float(mean), min(float(mean), float(below)), max(float(mean), float(above)))
         for metric, mean, below, above in zip(metrics, means, low, high, strict=True)
     }

@@ -116,7 +116,8 @@ def _cell(metric: str, estimate: Estimate) -> tuple[str, str]:
 
 def write_table(directory: Path, table_columns: Sequence[Column], settings: Mapping[str, object]) -> None:
     """Write `benchmarks.json`, `.csv` (a line for each column and metric) and `.md` to `directory`."""
-    interval = f"{COVERAGE:.0%} bootstrap, {RESAMPLES} resamples of the questions of each set"
+    interval = f"{COVERAGE:.0%} bootstrap, {RESAMPLES} resamples of the questions of each set (Clopper-Pearson where a "
+    interval += "share is 0 or 1 in all of them)"
     plain = {
         column.key: {
             "group": column.group,

@@ -13,10 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal language model with its tokenizer."""
+    """A causal language model with its tokenizer, and the distribution that actions are drawn from."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    temperature: float = 1.0
+    """What the logits of actions are divided by, whether they are sampled, scored or trained; not those of beliefs."""
+    top_p: float = 1.0
+    """Of the distribution at that temperature only the most likely tokens are sampled that together have this much."""
 
     @property
     def device(self) -> torch.device:

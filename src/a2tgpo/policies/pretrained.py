@@ -12,6 +12,9 @@ from a2tgpo.policies.checks import require_finite, require_fitting_tokenizer, re
 from a2tgpo.policies.policy import Policy
 from a2tgpo.system.settings import require_all
 
+CHECKPOINTED_FROM = 1_000_000_000
+"""Parameters from which on `auto` checkpoints activations. Those of 8,192 tokens are, by count, 15 GiB in a model of
+0.6 B and 48 GiB in one of 4 B."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -19,17 +22,22 @@ def load_policy(
     path: str,
     dtype: str,
     attn_implementation: str,
-    gradient_checkpointing: bool,
+    gradient_checkpointing: bool | str,
     compile: bool,
+    temperature: float,
+    top_p: float,
     lora: LoraConfig | None = None,
 ) -> Policy:
     """Load model and tokenizer from `path`, without dropout; with `lora`, freeze the model and train an adapter on it.
+    Actions are drawn at `temperature`, from the most likely tokens that together have `top_p`.
 
     Weights that are trained must be float32, with a trainer that may compute in bf16-mixed; those under an adapter may
     be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
     has dropout, the tokenizer does not fit, or the model cannot be served from a cache of keys and values.
     """
-    require_all({"attn_implementation": attn_implementation, "dtype": dtype}, "model.policy")
+    own = {"attn_implementation": attn_implementation, "dtype": dtype, "temperature": temperature, "top_p": top_p}
+    own |= {"gradient_checkpointing": gradient_checkpointing, "compile": compile}
+    require_all(own, "model.policy")
     if lora is not None and lora.lora_dropout:
         raise ValueError(
             f"model.policy.lora.lora_dropout={lora.lora_dropout}: expected 0, or no ratio would start at 1"
@@ -40,7 +48,8 @@ def load_policy(
         policy = _read(path, DTYPES[dtype], attn_implementation)
     except ValueError as error:
         raise ValueError(f"model.policy.path={path}: {error}") from error
-    return replace(policy, model=prepare(policy.model, gradient_checkpointing, compile, lora))
+    model = prepare(policy.model, gradient_checkpointing, compile, lora)
+    return replace(policy, model=model, temperature=temperature, top_p=top_p)
 
 
 def _read(path: str, dtype: torch.dtype, attn_implementation: str) -> Policy:
@@ -73,11 +82,17 @@ def _without_dropout(path: str) -> PretrainedConfig:
     return config
 
 
+def checkpoints_activations(setting: bool | str, parameters: int) -> bool:
+    """Are activations of a model of this size computed again in the backward pass, instead of being kept? That takes a
+    third more time, and memory that hardly grows with depth; `auto` goes by the size."""
+    return parameters >= CHECKPOINTED_FROM if setting == "auto" else bool(setting)
+
+
 def prepare(
-    model: PreTrainedModel, gradient_checkpointing: bool, compile: bool, lora: LoraConfig | None
+    model: PreTrainedModel, gradient_checkpointing: bool | str, compile: bool, lora: LoraConfig | None
 ) -> PreTrainedModel:
     """Checkpointed activations, an adapter, compilation, as asked for; in evaluation mode."""
-    if gradient_checkpointing:
+    if checkpoints_activations(gradient_checkpointing, model.num_parameters()):
         model.activation_checkpointing_enable({"use_reentrant": False})
     if lora is not None:
         model = get_peft_model(model, lora)

@@ -102,7 +102,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled action: token ids, the log-prob each was sampled with, and what ended it (stop, eos or length)."""
+    """One sampled action: token ids, the log-prob of each in the distribution it was drawn from, and what ended it
+    (stop, eos or length). A greedy one may have the log-probs of temperature 1."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -110,7 +111,8 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Samples actions. Sessions keep what the policy has already read; whatever is waiting is batched."""
+    """Samples actions, at the policy's temperature and `top_p` or greedily. Sessions keep what the policy has already
+    read; whatever is waiting is batched."""
 
     async def open(self, prompt_ids: Sequence[int], n: int) -> list[Any]:
         """`n` sessions over one prompt, which is read once for all of them."""

@@ -185,7 +185,8 @@ def build_answer_block(queries: Sequence[AnswerQuery], rows: Sequence[int], heig
 
 
 def answer_logprobs(policy: Policy, cache: Cache, block: AnswerBlock) -> Float[Tensor, " N"]:
-    """Mean log-prob of each query's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j) (eq. 2), computed in fp32."""
+    """Mean log-prob of each query's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), at temperature 1, computed in
+    fp32 (eq. 2)."""
     block = block.to(policy.device)
     cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(len(block.ids), -1)
     key_positions = torch.cat([cached, block.position_ids], dim=1)

@@ -36,13 +36,16 @@ def token_stats(
     cache: Cache | None = None,
     with_entropy: bool = True,
 ) -> TokenStats:
-    """log π(y_l | y_<l) of every action token, in fp32, and the entropy beside it (without gradient; 0 unless wanted).
+    """log π(y_l | y_<l) of every action token at the policy's temperature, in fp32, and the entropy beside it (without
+    gradient; 0 unless wanted).
 
     Only positions that predict an action token are projected to the vocabulary. Padding is on the right, where causal
     attention keeps it out of sight. `cache` is filled on the way.
     """
     row, column = (turn_ids >= 0).nonzero(as_tuple=True)
     logits = predict(policy, row, column - 1, input_ids, past_key_values=cache, use_cache=cache is not None)
+    if policy.temperature != 1.0:  # spares a copy of the logits
+        logits = logits / policy.temperature
     normaliser = logits.logsumexp(-1)
     selected = logits.gather(-1, input_ids[row, column, None])[:, 0] - normaliser
     entropy = torch.zeros_like(selected)

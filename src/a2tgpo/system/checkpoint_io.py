@@ -25,6 +25,16 @@ def read_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[
         raise ValueError(f"ckpt_path={path}: not a checkpoint; expected one written by src/train.py") from error
 
 
+def require_resumable(path: str | Path) -> None:
+    """Raises ValueError where a run cannot be taken up from the checkpoint, because it holds the weights alone."""
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint, Mapping) or "optimizer_states" not in checkpoint:
+        raise ValueError(
+            f"ckpt_path={path}: no optimizer state in it; expected the last.ckpt of a run: its best.ckpt holds the "
+            "weights alone, for evaluation and export"
+        )
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's own would collect the file in memory first, then in the machine's temporary folder, and read all of
     it on every rank."""

@@ -71,7 +71,9 @@ _TABLE: dict[str, dict[str, Limit]] = {
     "": {
         "task_name": TEXT,
         "seed": SEED,
-        "threads": integer("a number of processors of this machine", at_least=1, at_most=os.cpu_count()),
+        "threads": either(
+            integer("a number of processors of this machine", at_least=1, at_most=os.cpu_count()), choice("auto")
+        ),
         "ckpt_path": or_null(TEXT),
         "device": TEXT,
         "precision": PRECISION,
@@ -132,7 +134,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **dict.fromkeys(("corpus_path", "cache_dir", "model", "device"), TEXT),
         "k1": NOT_NEGATIVE,
         "b": SHARE,
-        **dict.fromkeys(("query_prefix", "passage_prefix"), ANY_TEXT),
+        **dict.fromkeys(("query_prefix", "passage_prefix"), or_null(ANY_TEXT)),
         "batch_size": COUNT,
         "url": address(),
         "protocol": choice("search_r1", "skyrl"),
@@ -178,7 +180,10 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "path": or_null(TEXT),
         "dtype": choice("float32", "bfloat16"),
         "attn_implementation": choice("sdpa", "eager"),
-        **dict.fromkeys(("gradient_checkpointing", "compile"), FLAG),
+        "gradient_checkpointing": either(FLAG, choice("auto")),
+        "compile": FLAG,
+        "temperature": number(at_least=0.01, at_most=100),  # vLLM takes less for 0.01
+        "top_p": number(above=0, at_most=1),
         "lora.r": integer(at_least=1, at_most=4096),
         "lora.lora_alpha": POSITIVE,
         "lora.lora_dropout": SHARE,

@@ -10,14 +10,16 @@ from a2tgpo.system.settings import require
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
-def configure_process(threads: int, keep_memory: bool = False) -> None:
-    """Use `threads` CPU threads; `keep_memory` keeps freed memory instead of handing it back at every step.
+def configure_process(threads: int | str, keep_memory: bool = False) -> None:
+    """Use `threads` CPU threads, or `auto`, what torch takes by itself: all cores, or OMP_NUM_THREADS.
 
+    `keep_memory` keeps freed memory instead of handing it back at every step.
     glibc returns big blocks at once; with small models on the CPU half of the time would go into page faults. A large
     model on a GPU would only leave its host copies behind.
     Attention on a GPU goes without cuDNN, which plans anew for every size: sampling has another one at every token.
     """
-    torch.set_num_threads(threads)
+    if threads != "auto":
+        torch.set_num_threads(threads)
     torch.backends.cuda.enable_cudnn_sdp(False)
     if keep_memory and sys.platform == "linux":
         libc = ctypes.CDLL(None)

@@ -78,6 +78,13 @@ def test_sampled_logprobs_are_those_of_the_policy_and_draws_depend_on_the_key(pa
     assert measured < 1e-4
 
 
+def test_sampled_logprobs_are_those_of_the_policy_at_its_temperature(parts):
+    policy, served, prompts = parts("model.policy.temperature=0.7")
+    measured = gap(policy, collate(served.run(policy, prompts, GROUP, (0,), greedy=False), policy.pad_id))
+    print(f"largest gap of a log-prob sampled at temperature 0.7: {measured:.1e}")
+    assert measured < 1e-4
+
+
 def test_served_logprobs_follow_each_update(parts):
     policy, served, prompts = parts()
     served.run(policy, prompts, GROUP, (0,), greedy=False)
