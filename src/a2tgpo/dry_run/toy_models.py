@@ -2,13 +2,14 @@
 episodes, and with nothing downloaded."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
-from a2tgpo.policies.cached_forward import require_cached_forward
+from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import DTYPES, prepare
 from a2tgpo.training.datamodule import RolloutDataModule
@@ -44,7 +45,7 @@ def load_shrunk(
     """Takes the place of `load_policy` with all of its options; `path` is not read. The tokenizer is the one of the
     folder `tokenizer`, with a plain chat template.
 
-    Raises ValueError where no architecture was chosen, or one that cannot be served from a cache of keys and values.
+    Raises ValueError where no architecture was chosen, or one that does not predict from a cache what it predicts without one.
     """
     if architecture is None:
         raise ValueError("model/architecture: none is chosen; expected one for debug=shapes, or an experiment with one")
@@ -58,10 +59,10 @@ def load_shrunk(
     model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attn_implementation)
     model.generation_config.eos_token_id = speaker.eos_token_id
     try:
-        require_cached_forward(Policy(model, speaker))
+        policy = with_way_to_read(Policy(model, speaker))
     except ValueError as error:
         raise ValueError(f"model.architecture.model_type={config.model_type}: {error}") from error
-    return Policy(prepare(model, gradient_checkpointing, compile, lora), speaker)
+    return replace(policy, model=prepare(model, gradient_checkpointing, compile, lora))
 
 
 class ShrunkDataModule(RolloutDataModule):

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from a2tgpo.policies.cached_forward import require_cached_forward
+from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.checks import require_finite, require_fitting_tokenizer, require_whole
 from a2tgpo.policies.policy import Policy
 from a2tgpo.system.settings import require_all
@@ -27,7 +27,7 @@ def load_policy(
 
     Weights that are trained must be float32, with a trainer that may compute in bf16-mixed; those under an adapter may
     be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
-    has dropout, the tokenizer does not fit, or the model cannot be served from a cache of keys and values.
+    has dropout, the tokenizer does not fit, or the model does not predict from a cache what it predicts without one.
     """
     require_all({"attn_implementation": attn_implementation, "dtype": dtype}, "model.policy")
     if lora is not None and lora.lora_dropout:
@@ -59,9 +59,7 @@ def _read(path: str, dtype: torch.dtype, attn_implementation: str) -> Policy:
     require_whole(loading)
     require_finite(model.state_dict())
     require_fitting_tokenizer(model, tokenizer)
-    policy = Policy(model, tokenizer)
-    require_cached_forward(policy)
-    return policy
+    return with_way_to_read(Policy(model, tokenizer))
 
 
 def _without_dropout(path: str) -> PretrainedConfig:

@@ -1,6 +1,7 @@
 """The frozen reference model."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from a2tgpo.policies.policy import Policy
 def frozen_copy(policy: Policy) -> Policy:
     """A second copy of the policy as it is now, which never changes."""
     model = copy.deepcopy(policy.model).eval().requires_grad_(False)
-    return Policy(model, policy.tokenizer)
+    return replace(policy, model=model)
 
 
 class WithoutAdapter(torch.nn.Module):
