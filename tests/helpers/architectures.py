@@ -19,7 +19,7 @@ ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_siz
 LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
 SHARED_EXPERT = EXPERTS | {"shared_expert_intermediate_size": 16}
 SLIDING = HEADS | {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
-BY_LAYER = SLIDING | {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 300, "hidden_size_per_layer_input": 8}
+BY_LAYER = SLIDING | {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8}
 LINEAR_FIRST = {"layer_types": ["linear_attention", "full_attention"]}
 DELTA = LINEAR_FIRST | HEADS | {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
 DELTA |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
@@ -30,6 +30,9 @@ SLOW_STATE = {"mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False
 MAMBA_AND_BOTH = {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "num_key_value_heads": 4}
 INDEXED = LATENT | {"index_topk": WINDOW, "index_head_dim": 16, "index_n_heads": 16}
 LATENT_LINEAR = LATENT | LOCAL | {"linear_num_heads": 4, "linear_head_dim": 8} | LINEAR_FIRST
+UNBOUNDED = 1e-9
+"""These bound their time steps from below when they read several tokens, and not when they read one: log-probs then
+differ by 1e-3."""
 GPT = {"n_embd": 32, "n_head": 4, "n_layer": 2}
 
 BLOCK = {
@@ -120,14 +123,15 @@ SEGMENTS = {
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},
     "nemotron_h": HEADS
     | {"layers_block_type": ["mamba", "attention", "mlp"], "num_hidden_layers": 3, "n_groups": 1, "ssm_state_size": 8}
-    | {"mamba_num_heads": 4, "mamba_head_dim": 8},
+    | {"mamba_num_heads": 4, "mamba_head_dim": 8, "time_step_min": UNBOUNDED},
     "olmo_hybrid": DELTA,
     "qwen3_5_moe_text": DELTA | SHARED_EXPERT,
     "qwen3_5_text": DELTA,
     "qwen3_next": DELTA | SHARED_EXPERT,
     "xlstm": {"num_heads": 2, "hidden_size": 128},
     "zamba2": MAMBA_AND_BOTH
-    | {"mamba_d_state": 8, "n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "num_mem_blocks": 1},
+    | {"mamba_d_state": 8, "n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "num_mem_blocks": 1}
+    | {"time_step_min": UNBOUNDED},
 }
 TOKENS = {
     "falcon_mamba": {"state_size": 4},
@@ -152,7 +156,8 @@ def tiny_model(
     kind: str, dtype: torch.dtype = torch.float32, vocab_size: int = 300, attention: str = "sdpa"
 ) -> PreTrainedModel:
     """A random model in which everything that was read weighs: a wrong mask or a lost state moves every log-prob."""
-    config = AutoConfig.for_model(kind, **(SMALL | (SERVED | REFUSED)[kind] | {"vocab_size": vocab_size}))
+    sizes = SMALL | (SERVED | REFUSED)[kind] | {"vocab_size": vocab_size, "vocab_size_per_layer_input": vocab_size}
+    config = AutoConfig.for_model(kind, **sizes)
     torch.manual_seed(0)  # for vectors, which stay as they are made
     try:
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
@@ -163,6 +168,7 @@ def tiny_model(
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.copy_(torch.randn(weight.shape, generator=random) / weight.shape[-1] ** 0.5)
+        model.get_output_embeddings().weight.mul_(0.25)  # less rounding
     return model
 
 

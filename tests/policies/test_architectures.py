@@ -102,8 +102,9 @@ def test_samples_are_those_of_generate_with_the_log_probs_of_scoring(policy):
             for context, new, completion in zip(contexts, result, completions, strict=True):
                 context += new
                 ids = torch.tensor([context])
-                expected = policy.model.generate(ids, do_sample=False, max_new_tokens=5, attention_mask=ids > 0)[0]
-                assert list(completion.ids) == expected[len(context) :].tolist()
+                greedy = {"do_sample": False, "max_new_tokens": 5, "attention_mask": torch.ones_like(ids)}
+                expected = policy.model.generate(ids, **greedy)[0, len(context) :]
+                assert list(completion.ids) == expected.tolist()
                 context += completion.ids
                 close(torch.tensor(completion.logprobs), logprobs_of(policy, context)[-len(completion.ids) :])
 

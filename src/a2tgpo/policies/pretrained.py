@@ -55,6 +55,10 @@ def _read(path: str, dtype: torch.dtype, attn_implementation: str) -> Policy:
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # every kind of broken folder has its own
+        if "attn_implementation=" in str(error):
+            raise ValueError(
+                f"the model has no {attn_implementation} attention; expected model.policy.attn_implementation=eager"
+            ) from error
         raise ValueError(f"{error}; expected a Hugging Face model folder or a hub id") from error
     require_whole(loading)
     require_finite(model.state_dict())
@@ -74,11 +78,23 @@ def _without_dropout(path: str) -> PretrainedConfig:
 def prepare(
     model: PreTrainedModel, gradient_checkpointing: bool, compile: bool, lora: LoraConfig | None
 ) -> PreTrainedModel:
-    """Checkpointed activations, an adapter, compilation, as asked for; in evaluation mode."""
+    """Checkpointed activations, an adapter, compilation, as asked for; in evaluation mode.
+
+    Raises ValueError where the model cannot be given them.
+    """
     if gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            kind = model.config.model_type
+            raise ValueError(f"model.policy.gradient_checkpointing=true: a {kind} model has none; expected false")
         model.activation_checkpointing_enable({"use_reentrant": False})
     if lora is not None:
-        model = get_peft_model(model, lora)
+        try:
+            model = get_peft_model(model, lora)
+        except ValueError as error:
+            raise ValueError(
+                f"model.policy.lora: {error}; expected modules that take an adapter, in target_modules or but for those "
+                "in exclude_modules"
+            ) from error
     if compile:
         model.get_decoder().compile(dynamic=True)  # what projects to the vocabulary is changed for each pass
     return model.eval()
