@@ -42,6 +42,18 @@ def test_a_model_without_limit_of_positions_has_none():
     assert Policy(tiny_model("jamba"), None).max_length == SHAPE["max_position_embeddings"]
 
 
+def test_positions_end_where_a_longer_text_would_turn_those_already_read():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 32}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4} | factors
+    config = AutoConfig.for_model("phi3", **(SMALL | {"rope_parameters": rope, "original_max_position_embeddings": 32}))
+    policy = Policy(AutoModelForCausalLM.from_config(config).eval(), None)
+    assert policy.max_length == 32
+    ids = torch.arange(33)[None]
+    with torch.no_grad():
+        whole, shorter = (policy.model(ids[:, :n]).logits[0, :30] for n in (33, 32))
+    assert (whole - shorter).abs().max() > 1e-4
+
+
 def test_windows_of_a_model_of_text_and_images_are_those_of_its_text():
     text = SMALL | {"head_dim": 8, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
     images = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}

@@ -45,7 +45,7 @@ def load_shrunk(
     """Takes the place of `load_policy` with all of its options; `path` is not read. The tokenizer is the one of the
     folder `tokenizer`, with a plain chat template.
 
-    Raises ValueError where no architecture was chosen, or one that does not predict from a cache what it predicts without one.
+    Raises ValueError where no architecture was chosen, or one that predicts otherwise from a cache than without one.
     """
     if architecture is None:
         raise ValueError("model/architecture: none is chosen; expected one for debug=shapes, or an experiment with one")

@@ -56,7 +56,7 @@ def _failure(policy: Policy, predict: Callable) -> str | None:
     moved = float((difference.square().mean(-1).sqrt() / expected.std(-1)).max())
     if moved <= (TOLERANCE if policy.model.dtype == torch.float32 else LOW_PRECISION_TOLERANCE):
         return None
-    return f"predicts otherwise from a cache than without one (log-probs move by {moved:.2g} of their standard deviation)"
+    return f"predicts otherwise from a cache than without one (log-probs move by {moved:.2g} standard deviations)"
 
 
 def _probe(policy: Policy) -> Int[Tensor, "B L"]:

@@ -43,8 +43,15 @@ class Policy:
 
     @property
     def max_length(self) -> int:
-        """Positions the model was made for; any number where it counts none, as recurrent models."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
+        """Positions the model was made for; any number where it counts none, as recurrent models.
+
+        Where longer texts turn all positions otherwise (longrope), those before the turn: what was read would change.
+        """
+        config = self.model.config.get_text_config()
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return rope["original_max_position_embeddings"]
+        return getattr(config, "max_position_embeddings", sys.maxsize)
 
     @cached_property
     def opening_ids(self) -> tuple[int, ...]:

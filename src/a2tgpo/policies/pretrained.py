@@ -27,7 +27,7 @@ def load_policy(
 
     Weights that are trained must be float32, with a trainer that may compute in bf16-mixed; those under an adapter may
     be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
-    has dropout, the tokenizer does not fit, or the model does not predict from a cache what it predicts without one.
+    has dropout, the tokenizer does not fit, or the model predicts otherwise from a cache than without one.
     """
     require_all({"attn_implementation": attn_implementation, "dtype": dtype}, "model.policy")
     if lora is not None and lora.lora_dropout:
@@ -92,8 +92,7 @@ def prepare(
             model = get_peft_model(model, lora)
         except ValueError as error:
             raise ValueError(
-                f"model.policy.lora: {error}; expected modules that take an adapter, in target_modules or but for those "
-                "in exclude_modules"
+                f"model.policy.lora: {error}; expected modules that take an adapter (target_modules, exclude_modules)"
             ) from error
     if compile:
         model.get_decoder().compile(dynamic=True)  # what projects to the vocabulary is changed for each pass
