@@ -117,7 +117,7 @@ SEGMENTS = {
     "kimi_linear": LATENT_LINEAR,
     "lfm2": CONVOLUTION | {"block_ff_dim": 64},
     "lfm2_moe": CONVOLUTION | EXPERTS | {"num_dense_layers": 1},
-    "lfm3": CONVOLUTION | HEADS,
+    "lfm3": SLIDING | {"layer_types": ["conv", "sliding_attention"]},
     "llama4_text": HEADS | {"num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": WINDOW},
     "mamba2": {"state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 1},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},

@@ -18,8 +18,8 @@ from tests.helpers.architectures import REFUSED, SERVED, WAYS, found_way, table,
 from tests.helpers.build import build_trajectory
 
 DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "models_and_data.md"
-ONE_OF_A_KIND = {"gemma3_text", "deepseek_v3", "qwen3_5_text", "lfm2", "falcon_h1", "mamba2", "bloom", "llama4_text"}
-ONE_OF_A_KIND |= {"deepseek_v32", "jamba", "mamba", "rwkv"}
+ONE_OF_A_KIND = {"gemma3_text", "qwen3_5_text", "lfm3", "falcon_h1", "bloom", "llama4_text", "deepseek_v32"}
+ONE_OF_A_KIND |= {"jamba", "mamba", "rwkv"}
 WRAPPER = ("<think> done</think><answer> ", "</answer>")
 SEARCH, OTHER = "<think> I need Bemi</think><search> Bemi</search>", "<search> Kelu of Varo</search>"
 FOUND, NOTHING = "<result> Bemi: the director of Bemi is Varo.</result>", "<result> nothing</result>"
@@ -121,9 +121,3 @@ def test_the_documented_table_is_what_is_found():
     lines = table({kind: found_way(kind) for kind in SERVED | REFUSED})
     assert "\n".join(lines) in DOCUMENTED.read_text()
     assert sum(len(kinds) for kinds in WAYS.values()) >= 50
-
-
-def test_some_of_the_table_is_what_is_found():
-    for way, kinds in WAYS.items():
-        for kind in ONE_OF_A_KIND & set(kinds):
-            assert found_way(kind) == way

@@ -12,7 +12,8 @@ from a2tgpo.policies.policy import Policy
 
 
 class MemoryRows:
-    """A batch of sessions, each of a length of its own. The states of one are a memory of one row."""
+    """A batch of sessions, each of a length of its own. The states of one are a memory of one row, which grows by
+    itself, whatever the batch's capacity."""
 
     def __init__(self, policy: Policy, states: Sequence[Memory], capacity: int) -> None:
         self._policy, self._states, self._memory = policy, states, None
