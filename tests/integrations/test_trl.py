@@ -271,6 +271,12 @@ def test_a_model_whose_beliefs_cannot_be_scored_is_refused(tmp_path):
         make_trainer(tmp_path, model=tiny_model("rwkv"))
 
 
+def test_a_model_with_a_memory_of_its_own_is_scored_in_it(tmp_path):
+    policy = pretrained_policy(str(SHIPPED))
+    trainer = make_trainer(tmp_path, model=tiny_model("lfm2", vocab_size=len(policy.tokenizer)))
+    assert trainer._policy().reads == "segments"
+
+
 TWO_PROCESSES = """
 import os
 import torch

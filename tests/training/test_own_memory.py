@@ -18,7 +18,7 @@ from tests.helpers.tiny_runs import SMALL
 
 LORA = ("model/policy=pretrained_lora", "model/reference=disabled_adapter", "model.module.kl_coef=0.01")
 EAGER, SAVING = "model.policy.attn_implementation=eager", "model.policy.gradient_checkpointing=true"
-NO_OUT = "model.policy.lora.exclude_modules=[out_proj]"
+NO_OUT = "model.policy.lora.exclude_modules=[out_proj,dt_proj]"
 RUNS = {
     "qwen3_5_text": ("model/policy=pretrained",),
     "lfm2": (*LORA, "model.policy.dtype=float32"),
@@ -83,8 +83,9 @@ def test_modules_that_take_no_adapter_are_refused_and_may_be_left_out():
     lora = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "r": 2}
     with pytest.raises(ValueError, match=r"model\.policy\.lora: .*'out_proj' is incompatible.*; expected modules that"):
         prepare(tiny_model("mamba2"), False, False, LoraConfig(**lora))
-    adapted = prepare(tiny_model("mamba2"), False, False, LoraConfig(**lora, exclude_modules=["out_proj"]))
-    assert all(grad is not None for grad in gradients(Policy(adapted, None)).values())
+    for kind in ("mamba2", "jamba"):
+        adapted = prepare(tiny_model(kind), False, False, LoraConfig(**lora, exclude_modules=["out_proj", "dt_proj"]))
+        assert all(grad is not None for grad in gradients(Policy(adapted, None)).values())
 
 
 def test_a_model_without_the_attention_asked_for_is_refused_by_key(tmp_path):
