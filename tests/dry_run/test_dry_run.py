@@ -202,7 +202,7 @@ def test_the_paper_s_settings_are_carried(composed):
 
 
 def test_an_architecture_that_a_cache_does_not_serve_is_refused(composed):
-    mamba = ("model.architecture.model_type=mamba", "model.policy.attn_implementation=eager")
+    rwkv = ("model.architecture.model_type=rwkv", "model.policy.attn_implementation=eager")
     with pytest.raises(InstantiationException) as error:
-        instantiate(composed("experiment=a2tgpo_qwen3_4b", "debug=shapes", *mamba).model.policy, _convert_="all")
-    assert "model.architecture.model_type=mamba: a mamba model does not run from a cache" in str(error.value.__cause__)
+        instantiate(composed("experiment=a2tgpo_qwen3_4b", "debug=shapes", *rwkv).model.policy, _convert_="all")
+    assert "model.architecture.model_type=rwkv: a rwkv model predicts otherwise" in str(error.value.__cause__)

@@ -126,12 +126,13 @@ def forwards(policy):
 WARM, NUCLEUS = {"temperature": 1.4}, {"temperature": 0.7, "top_p": 0.8}
 
 
+@pytest.mark.parametrize("reads", ["block", "segments", "tokens"])
 @pytest.mark.parametrize(("greedy", "how"), [(True, {}), (True, NUCLEUS), (False, {}), (False, WARM), (False, NUCLEUS)])
-def test_it_plays_as_the_plain_engine_does(policy, greedy, how):
+def test_it_plays_as_the_plain_engine_does(policy, greedy, how, reads):
     policy = replace(policy, **how)
     expected = play(policy, PlainEngine(), greedy=greedy)
     assert max(len(t.turns) for t in expected) == 4
-    assert_same(play(policy, greedy=greedy), expected)
+    assert_same(play(replace(policy, reads=reads), greedy=greedy), expected)
 
 
 def test_eager_attention_plays_the_same(policy):
@@ -192,6 +193,14 @@ def test_a_trajectory_depends_on_its_key_alone(policy, changes):
 def test_another_seed_or_iteration_plays_otherwise(policy, key):
     changed, before = play(policy, key=key), play(policy)
     assert all(a.token_ids != b.token_ids for a, b in zip(changed, before, strict=True))
+
+
+def test_in_the_models_own_memory_too_a_trajectory_depends_on_its_key_alone(policy):
+    own = replace(policy, reads="segments")
+    expected = {(t.group, t.sample): t for t in play(own)}
+    for changes in ({"prompts": PROMPTS[::-1]}, {"group_size": 2}, {"sessions": 3}):
+        played = play(own, **changes)
+        assert_same(played, [expected[t.group, t.sample] for t in played])
 
 
 def test_samples_of_a_group_differ(policy):
@@ -258,9 +267,10 @@ def test_prompts_are_read_once_and_history_never_again(policy, forwards):
     assert forwards == [(2, 9), *first, *second]
 
 
-def test_an_episode_reads_its_prompt_once_and_every_later_token_but_the_last_once(policy, forwards):
+@pytest.mark.parametrize("reads", ["block", "segments", "tokens"])
+def test_an_episode_reads_its_prompt_once_and_every_later_token_but_the_last_once(policy, forwards, reads):
     engine, prompt, group, tokens, result = HuggingFaceEngine(), range(10, 30), 4, 5, (40, 41, 42)
-    sessions = open_all(engine, policy, [prompt], n=group)
+    sessions = open_all(engine, replace(policy, reads=reads), [prompt], n=group)
     for turn in range(3):
         extend_all(engine, sessions, [result if turn else ()] * group, samplings([tokens] * group, key=turn))
     read = sum(height * width for height, width in forwards)

@@ -26,9 +26,9 @@ from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.method import PAPER
 from a2tgpo.retrievers.bm25 import BM25Retriever
 from a2tgpo.rollouts.trajectory import Split
+from tests.helpers.architectures import tiny_model
 from tests.helpers.shipped import pretrained_policy, world_size
 from tests.helpers.tiny_runs import SHIPPED, finish
-from tests.policies.test_cached_forward import REFUSED, model_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:You are using 'environment_factory'")
 
@@ -267,8 +267,14 @@ def test_answers_that_are_no_texts_are_refused_by_row_and_column(run, value):
 
 
 def test_a_model_whose_beliefs_cannot_be_scored_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="model: a mpt model predicts otherwise from a cache"):
-        make_trainer(tmp_path, model=model_of("mpt", REFUSED["mpt"]))
+    with pytest.raises(ValueError, match="model: a rwkv model predicts otherwise from a cache"):
+        make_trainer(tmp_path, model=tiny_model("rwkv"))
+
+
+def test_a_model_with_a_memory_of_its_own_is_scored_in_it(tmp_path):
+    policy = pretrained_policy(str(SHIPPED))
+    trainer = make_trainer(tmp_path, model=tiny_model("lfm2", vocab_size=len(policy.tokenizer)))
+    assert trainer._policy().reads == "segments"
 
 
 TWO_PROCESSES = """

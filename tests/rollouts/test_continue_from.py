@@ -93,8 +93,10 @@ def test_the_same_key_gives_the_same_continuations_and_another_key_others(played
     assert len({fork.turns for fork in once[0]}) > 1
 
 
-def test_companions_change_no_continuation(played):
+@pytest.mark.parametrize("reads", ["block", "segments"])
+def test_companions_change_no_continuation(played, reads):
     rollout, policy, recorded = played
+    policy = replace(policy, reads=reads)
     prefixes = [(t, n) for t in recorded[:4] for n in range(len(t.turns))]
     together = rollout.continue_from(policy, prefixes, 2, FORKS)
     for i in (0, len(prefixes) // 2, len(prefixes) - 1):

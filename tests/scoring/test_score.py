@@ -109,6 +109,28 @@ def test_answers_in_one_cached_pass_equal_one_forward_per_prefix(policy, traject
         close(answers[row, :states, :aliases], expected)
 
 
+@pytest.mark.parametrize("reads", ["segments", "tokens"])
+@pytest.mark.parametrize("token_budget", [ONE_ROW, 180, ALL_ROWS])
+def test_answers_in_the_models_own_memory_are_those_of_the_block(policy, trajectories, token_budget, reads):
+    _, stats, expected = ask(policy, trajectories)
+    _, own_stats, seen = ask(replace(policy, reads=reads), trajectories, token_budget)
+    close(seen.answer_logprob, expected.answer_logprob)
+    close(own_stats.logprobs, stats.logprobs)
+
+
+def test_by_segments_a_shared_beginning_is_read_once_and_what_lies_behind_the_last_context_never(policy, trajectories):
+    group, forwarded = trajectories[:3], []
+    batch, queries = collate(group, policy.pad_id), plan(policy, group).queries
+    policy.model.register_forward_pre_hook(
+        lambda module, args, kwargs: forwarded.append(args[0].numel()), with_kwargs=True
+    )
+    positions = read(replace(policy, reads="segments"), batch, queries, ALL_ROWS).positions
+    contexts = {t.token_ids[:n] for t in group for n in range(1, t.context_lengths[-1] + 1)}
+    answers = sum(query.answer.n_input_tokens for query in queries)
+    assert positions["useful"] == int(batch.lengths.sum()) + len(contexts) + answers
+    assert positions["forwarded"] == sum(forwarded)
+
+
 JOIN = {"first": lambda p: p[:, 0], "max": lambda p: p.amax(1), "mean": lambda p: p.mean(1)}
 
 

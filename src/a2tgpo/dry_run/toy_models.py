@@ -2,13 +2,14 @@
 episodes, and with nothing downloaded."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
-from a2tgpo.policies.cached_forward import require_cached_forward
+from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import DTYPES, prepare
 from a2tgpo.training.datamodule import RolloutDataModule
@@ -76,8 +77,8 @@ def load_shrunk(
     """Takes the place of `load_policy` with all of its options; of the model in `path` the configuration is read alone.
     The tokenizer is the one of the folder `tokenizer`, with a plain chat template.
 
-    Raises ValueError where there is neither a model nor an architecture, or one that cannot be served from a cache of
-    keys and values.
+    Raises ValueError where there is neither a model nor an architecture, or one that predicts otherwise from a cache
+    than without one.
     """
     speaker = AutoTokenizer.from_pretrained(tokenizer)
     speaker.chat_template = CHAT_TEMPLATE.strip("\n")
@@ -87,11 +88,11 @@ def load_shrunk(
     model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation=attn_implementation)
     model.generation_config.eos_token_id = speaker.eos_token_id
     try:
-        require_cached_forward(Policy(model, speaker))
+        policy = with_way_to_read(Policy(model, speaker))
     except ValueError as error:
         raise ValueError(f"model.architecture.model_type={config.model_type}: {error}") from error
     prepared = prepare(model, gradient_checkpointing, compile, lora)
-    return Policy(prepared, speaker, temperature=temperature, top_p=top_p)
+    return replace(policy, model=prepared, temperature=temperature, top_p=top_p)
 
 
 def stand_in(instead: Any, **replaced: Any) -> Any:

@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from a2tgpo.engines.row_cache import LayerStates, RowCache, attention_dtype
+from a2tgpo.engines.key_value_rows import KeyValueRows
+from a2tgpo.engines.memory_rows import MemoryRows
+from a2tgpo.engines.row_cache import LayerStates
 from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
+from a2tgpo.policies.memory import Memory
 from a2tgpo.policies.policy import Policy, evaluation_mode
 from a2tgpo.rollouts.protocols import Completion, Sampling
 
 KEEP_SHARE = 0.75
 """Finished rows are dropped from the running batch once fewer than this share of its rows is unfinished."""
+
+Batch = KeyValueRows | MemoryRows
+States = list[LayerStates] | Memory
 
 
 @dataclass(eq=False)
@@ -23,21 +28,18 @@ class Prompt:
     """A prompt but for its last token, read once for all sessions of its group."""
 
     ids: tuple[int, ...]
-    states: list[LayerStates] | None = None
+    states: States | None = None
 
 
 @dataclass(eq=False)
 class Session:
-    """One episode as the engine sees it: what is in its cache, and which tokens still have to be read."""
+    """One episode as the engine sees it: what the model keeps of it, and which tokens still have to be read."""
 
     prompt: Prompt
     pending: list[int]
-    states: list[LayerStates] | None = None
-
-    @property
-    def cached(self) -> int:
-        """Number of tokens in the cache."""
-        return self.states[0][0].shape[1]
+    states: States | None = None
+    cached: int = 0
+    """Number of tokens in `states`."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class HuggingFaceEngine:
 
     def __init__(self) -> None:
         self._policy: Policy | None = None
+        self._rows: type[Batch] = KeyValueRows
         self._open: dict[Session, None] = {}
         self._waiting: dict[Session, Row] = {}
         self._matchers: dict[tuple[str, ...], StopStringMatcher] = {}
@@ -72,6 +75,7 @@ class HuggingFaceEngine:
         if self._policy is None or policy.tokenizer is not self._policy.tokenizer:
             self._matchers.clear()
         self._policy = policy
+        self._rows = KeyValueRows if policy.reads == "block" else MemoryRows
         self._open.clear()
         self._waiting.clear()
 
@@ -116,65 +120,33 @@ class HuggingFaceEngine:
         new = [session for session in sessions if session.states is None]
         prompts = list({id(s.prompt): s.prompt for s in new if s.prompt.states is None}.values())
         if prompts:
-            width = max(1, *(len(prompt.ids) for prompt in prompts))
-            ids = torch.zeros(len(prompts), width, dtype=torch.long, device=self._policy.device)
-            for i, prompt in enumerate(prompts):
-                ids[i, : len(prompt.ids)] = torch.tensor(prompt.ids, dtype=torch.long)
-            cache = DynamicCache()
-            # right padding: causal attention keeps it out of sight, so no mask is needed
-            self._policy.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            for i, prompt in enumerate(prompts):
-                n = len(prompt.ids)
-                prompt.states = [
-                    tuple(
-                        states[i, :, :n].to(attention_dtype(states), copy=True) for states in (layer.keys, layer.values)
-                    )
-                    for layer in cache.layers
-                ]
+            states = self._rows.read(self._policy, [prompt.ids for prompt in prompts])
+            for prompt, read in zip(prompts, states, strict=True):
+                prompt.states = read
         for session in new:
-            session.states = session.prompt.states
+            session.states, session.cached = session.prompt.states, len(session.prompt.ids)
 
     def _sample(self, rows: list[Row]) -> None:
         for row in rows:
             row.length = row.session.cached + len(row.session.pending)
         max_tokens = max(row.sampling.max_tokens for row in rows)
-        cache = RowCache([row.session.states for row in rows], max(row.length for row in rows) + max_tokens)
-        logits = self._forward(cache, rows, [row.session.pending for row in rows])
+        capacity = max(row.length for row in rows) + max_tokens
+        batch = self._rows(self._policy, [row.session.states for row in rows], capacity)
+        new_ids = [row.session.pending for row in rows]
         for step in range(max_tokens):
-            self._draw(cache, rows, logits, step)
+            logits = batch.forward(new_ids, [row.length for row in rows])
+            self._draw(batch, rows, logits, step)
             unfinished = [i for i, row in enumerate(rows) if row.finish is None]
             if not unfinished:
                 return
             if len(unfinished) < KEEP_SHARE * len(rows):
-                cache.keep(torch.tensor(unfinished, device=logits.device))
+                batch.keep(torch.tensor(unfinished, device=logits.device))
                 rows = [rows[i] for i in unfinished]
             for row in rows:
                 row.length += 1
-            logits = self._forward(cache, rows, [row.ids[-1:] for row in rows])
+            new_ids = [row.ids[-1:] for row in rows]
 
-    def _forward(self, cache: RowCache, rows: list[Row], new_ids: list[list[int]]) -> torch.Tensor:
-        """Logits [B, V] after the last of each row's new tokens, which end at the row's `length`. Padding is on the
-        left, so that the last token is the last column."""
-        device, width = self._policy.device, max(map(len, new_ids))
-        ids = torch.tensor([[0] * (width - len(new)) + new for new in new_ids], device=device)
-        counts = torch.tensor([len(new) for new in new_ids], device=device)
-        lengths = torch.tensor([row.length for row in rows], device=device)
-        columns = torch.arange(width, device=device)
-        positions = (lengths[:, None] - width + columns).clamp(min=0)
-        mask = cache.place(positions, real=columns >= width - counts[:, None])
-        out = self._policy.model(
-            ids,
-            attention_mask=self._policy.attention_mask(
-                mask, positions, torch.arange(mask.shape[-1], device=device)[None]
-            ),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1]
-
-    def _draw(self, cache: RowCache, rows: list[Row], logits: torch.Tensor, step: int) -> None:
+    def _draw(self, batch: Batch, rows: list[Row], logits: torch.Tensor, step: int) -> None:
         """Append one token to every unfinished row; a row that it finishes takes its states home.
 
         Raises FloatingPointError where a log-prob is NaN.
@@ -191,7 +163,7 @@ class HuggingFaceEngine:
                 row.logprobs.append(logprob)
                 row.finish = self._finish(row)
                 if row.finish is not None:
-                    row.session.states = cache.row(i, row.length)
+                    row.session.states, row.session.cached = batch.row(i, row.length), row.length
                     row.session.pending = [token]
 
     def _finish(self, row: Row) -> str | None:

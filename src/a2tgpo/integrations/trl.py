@@ -21,7 +21,7 @@ from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import PAPER, Method
 from a2tgpo.method.signals.none import NoSignal
 from a2tgpo.method.turns import TurnCredit
-from a2tgpo.policies.cached_forward import require_cached_forward
+from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
 from a2tgpo.scoring.noise import log_gain_noise
@@ -63,6 +63,7 @@ class A2TGPOTrainer(GRPOTrainer):
         self.method, self.answer_wrapper = method, answer_wrapper
         self.answer_column, self.score_tokens = answer_column, score_tokens
         self.log_gain_noise: float | None = None
+        self._reads = "block"
         default = {field.name: field.default for field in fields(GRPOConfig)}
         for part, options in REPLACED.items():
             for option in options:
@@ -81,7 +82,7 @@ class A2TGPOTrainer(GRPOTrainer):
             )
         if not isinstance(method.signal, NoSignal):
             try:
-                require_cached_forward(self._policy())
+                self._reads = with_way_to_read(self._policy()).reads
             except ValueError as error:
                 raise ValueError(f"model: {error}") from error
 
@@ -125,7 +126,7 @@ class A2TGPOTrainer(GRPOTrainer):
         return tuple(dict.fromkeys(answers))
 
     def _policy(self) -> Policy:
-        return Policy(self.accelerator.unwrap_model(self.model), self.processing_class)
+        return Policy(self.accelerator.unwrap_model(self.model), self.processing_class, reads=self._reads)
 
     def credit(self, trajectories: Sequence[Trajectory]) -> TurnCredit:
         """What the method assigns to this rank's turns; groups are compared over all ranks."""

@@ -1,9 +1,11 @@
 """What the rest of the project needs of a language model: the weights and the tokenizer that belongs to them."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +23,9 @@ class Policy:
     """What the logits of actions are divided by, whether they are sampled, scored or trained; not those of beliefs."""
     top_p: float = 1.0
     """Of the distribution at that temperature only the most likely tokens are sampled that together have this much."""
+    reads: Literal["block", "segments", "tokens"] = "block"
+    """How the model reads on from what it has read: any tokens in one block behind keys and values, or on from the end
+    in a memory of its own, a segment or a single token at a time."""
 
     @property
     def device(self) -> torch.device:
@@ -42,8 +47,15 @@ class Policy:
 
     @property
     def max_length(self) -> int:
-        """Positions the model was made for."""
-        return self.model.config.get_text_config().max_position_embeddings
+        """Positions the model was made for; any number where it counts none, as recurrent models.
+
+        Where longer texts turn all positions otherwise (longrope), those before the turn: what was read would change.
+        """
+        config = self.model.config.get_text_config()
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return rope["original_max_position_embeddings"]
+        return getattr(config, "max_position_embeddings", sys.maxsize)
 
     @cached_property
     def opening_ids(self) -> tuple[int, ...]:
@@ -64,7 +76,8 @@ class Policy:
         """For each kind of attention layer how many positions back it sees, None for all."""
         config = self.model.config.get_text_config().to_dict()
         window = config.get("sliding_window")
-        kinds = set(config.get("layer_types") or (["full_attention"] if window is None else ["sliding_attention"]))
+        layers = config.get("layer_types") or config.get("attention_layers")
+        kinds = set(layers or (["full_attention"] if window is None else ["sliding_attention"]))
         if unknown := kinds - {"full_attention", "sliding_attention"}:
             raise ValueError(f"layers of kind {sorted(unknown)}; expected full or sliding attention")
         return {kind: window if kind == "sliding_attention" else None for kind in kinds}

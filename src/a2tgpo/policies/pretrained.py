@@ -7,10 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from a2tgpo.policies.cached_forward import require_cached_forward
+from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.checks import require_finite, require_fitting_tokenizer, require_whole
 from a2tgpo.policies.policy import Policy
-from a2tgpo.system.settings import require_all
+from a2tgpo.system.settings import require_all, shown
 
 CHECKPOINTED_FROM = 1_000_000_000
 """Parameters from which on `auto` checkpoints activations. Those of 8,192 tokens are, by count, 15 GiB in a model of
@@ -33,7 +33,7 @@ def load_policy(
 
     Weights that are trained must be float32, with a trainer that may compute in bf16-mixed; those under an adapter may
     be bfloat16. Raises ValueError where `path` is no model folder or a broken one, an option is unknown, the adapter
-    has dropout, the tokenizer does not fit, or the model cannot be served from a cache of keys and values.
+    has dropout, the tokenizer does not fit, or the model predicts otherwise from a cache than without one.
     """
     own = {"attn_implementation": attn_implementation, "dtype": dtype, "temperature": temperature, "top_p": top_p}
     own |= {"gradient_checkpointing": gradient_checkpointing, "compile": compile}
@@ -64,13 +64,15 @@ def _read(path: str, dtype: torch.dtype, attn_implementation: str) -> Policy:
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # every kind of broken folder has its own
+        if "attn_implementation=" in str(error):
+            raise ValueError(
+                f"the model has no {attn_implementation} attention; expected model.policy.attn_implementation=eager"
+            ) from error
         raise ValueError(f"{error}; expected a Hugging Face model folder or a hub id") from error
     require_whole(loading)
     require_finite(model.state_dict())
     require_fitting_tokenizer(model, tokenizer)
-    policy = Policy(model, tokenizer)
-    require_cached_forward(policy)
-    return policy
+    return with_way_to_read(Policy(model, tokenizer))
 
 
 def _without_dropout(path: str) -> PretrainedConfig:
@@ -91,11 +93,25 @@ def checkpoints_activations(setting: bool | str, parameters: int) -> bool:
 def prepare(
     model: PreTrainedModel, gradient_checkpointing: bool | str, compile: bool, lora: LoraConfig | None
 ) -> PreTrainedModel:
-    """Checkpointed activations, an adapter, compilation, as asked for; in evaluation mode."""
+    """Checkpointed activations, an adapter, compilation, as asked for; in evaluation mode.
+
+    Raises ValueError where the model cannot be given them.
+    """
     if checkpoints_activations(gradient_checkpointing, model.num_parameters()):
+        if not model.supports_gradient_checkpointing:
+            kind = model.config.model_type
+            raise ValueError(
+                f"model.policy.gradient_checkpointing={shown(gradient_checkpointing)}: a {kind} model has none; "
+                "expected false"
+            )
         model.activation_checkpointing_enable({"use_reentrant": False})
     if lora is not None:
-        model = get_peft_model(model, lora)
+        try:
+            model = get_peft_model(model, lora)
+        except ValueError as error:
+            raise ValueError(
+                f"model.policy.lora: {error}; expected modules that take an adapter (target_modules, exclude_modules)"
+            ) from error
     if compile:
         model.get_decoder().compile(dynamic=True)  # what projects to the vocabulary is changed for each pass
     return model.eval()

@@ -1,7 +1,7 @@
 """Log-probs of actions and beliefs of contexts, one cached pass per model.
 
 An ordinary causal forward over the trajectories yields the log-probs of their actions; its cache then serves the
-answers of all belief states in one block.
+answers of all belief states in one block, or `segments` reads once more where the model has a memory of another kind.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, collate, micro_batches, token_positions
 from a2tgpo.scoring.beliefs import AnswerQuery, BeliefPlan, answer_logprobs, build_answer_block, plan_beliefs
 from a2tgpo.scoring.projection import predict
+from a2tgpo.scoring.segments import answer_logprobs_by_segments
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,21 @@ def read(
             place = {row: i for i, row in enumerate(rows)}
             asked = [n for n, query in enumerate(queries) if query.row in place]
             here = queries_of_rows(rows, queries)
-            cache = DynamicCache() if here else None
+            cache = DynamicCache() if here and policy.reads == "block" else None
             stats = token_stats(policy, part.input_ids, part.turn_ids, cache, with_entropy)
             logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()
             entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
             positions.update(token_positions(lengths, [rows]))
-            if here:
+            if cache is not None:
                 block = build_answer_block(here, [place[q.row] for q in here], len(rows), cache.get_seq_length())
                 answers[asked] = answer_logprobs(policy, cache, block)[: len(asked)]
                 read_tokens = sum(queries[n].answer.n_input_tokens for n in asked)
                 positions.update(forwarded=block.ids.numel(), useful=read_tokens)
+            elif here:
+                here = [replace(query, row=place[query.row]) for query in here]
+                found, further = answer_logprobs_by_segments(policy, part.input_ids, here, token_budget)
+                answers[asked] = found[: len(asked)]
+                positions.update(further)
     return Reading(TokenStats(logprobs, entropy), answers, positions)
 
 

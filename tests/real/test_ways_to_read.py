@@ -1,0 +1,27 @@
+"""A real model is read in one block, and by segments to the same beliefs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from a2tgpo.scoring.score import score
+from tests.helpers.build import build_trajectory
+from tests.helpers.shipped import pretrained_policy
+
+pytestmark = pytest.mark.real
+WRAPPER = ("<answer>", "</answer>")
+
+
+def test_beliefs_by_segments_are_those_of_the_block(smollm2):
+    policy = pretrained_policy(smollm2)
+    assert policy.reads == "block"
+    result = "\n<result> The Peak District is an upland area at the southern end of the Pennines.</result>\n"
+    actions = ["<search> Peak District</search>", "<answer> England</answer>"]
+    answers = {"answers": ("England", "Derbyshire")}
+    trajectories = [build_trajectory(policy, actions, [result * (i + 1)], sample=i, **answers) for i in range(2)]
+    block, segments = (
+        score(replace(policy, reads=reads), trajectories, lambda task: task.answers, WRAPPER, 4096).observed
+        for reads in ("block", "segments")
+    )
+    torch.testing.assert_close(segments.answer_logprob, block.answer_logprob, rtol=0, atol=1e-5)
