@@ -1,0 +1,85 @@
+"""Is there something to learn from, and is it more than rounding? Spread in groups, noise of gains, first ratios."""
+
+from collections.abc import Iterator, Sequence
+
+from a2tgpo.check.findings import Finding, Verdict
+from a2tgpo.method.functional import FLOAT32_ROUNDING, NOISE_WIDTH
+from a2tgpo.method.method import Method
+from a2tgpo.rollouts.trajectory import Trajectory
+from a2tgpo.scoring.batch import RolloutBatch
+from a2tgpo.training.metrics import Movement
+
+FEW, MANY = 0.05, 0.2
+"""Shares of groups with spread: below the first nearly all of an iteration is thrown away."""
+OUTSIDE = 0.01
+"""Share of turns that may start outside their clip range."""
+
+
+def resolution_of(method: Method, noise: float, gain: float) -> float:
+    """From which difference on gains count, with beliefs of about `gain` where gains are probabilities."""
+    setting = getattr(getattr(method.credit, "normalizer", None), "resolution", 0.0)
+    if setting != "auto":
+        return float(setting)
+    scale = gain if getattr(method.signal, "gain", "") == "prob" else 1.0
+    return max(FLOAT32_ROUNDING, NOISE_WIDTH * noise * scale)
+
+
+def spread(trajectories: Sequence[Trajectory], batch: RolloutBatch) -> Iterator[Finding]:
+    """Findings about the groups of a scored rollout set."""
+    groups: dict[int, list[int]] = {}
+    for row, trajectory in enumerate(trajectories):
+        groups.setdefault(trajectory.group, []).append(row)
+    whole = [rows for rows in groups.values() if len(rows) > 1]
+    outcomes = sum(len({trajectories[row].outcome for row in rows}) > 1 for rows in whole)
+    gains = sum(bool(batch.credit.normalized_gain[rows].any()) for rows in whole)
+    taught = sum(bool(batch.credit.advantage[rows].any()) for rows in whole)
+    says = (
+        f"of {len(whole)} groups {outcomes} have different outcomes, {gains} different gains, {taught} teach something"
+    )
+    share = taught / max(len(whole), 1)
+    verdict = Verdict.GOOD if share >= MANY else Verdict.DOUBTFUL if share >= FEW else Verdict.BAD
+    figures = {"groups": len(whole), "outcomes": outcomes, "gains": gains, "taught": taught}
+    mend = "" if verdict is Verdict.GOOD else "easier questions, data.module.group_size=…, or a policy that acts"
+    yield Finding("spread", verdict, says, mend, figures)
+
+
+def rounding(batch: RolloutBatch, noise: float, method: Method) -> Iterator[Finding]:
+    """Findings about what rounding does to the gains of a scored rollout set."""
+    credit = batch.credit
+    gains = credit.gain[credit.gain_mask].abs()
+    if not len(gains):
+        return
+    middle = float(credit.belief[:, 1:][credit.gain_mask].median())
+    resolution = resolution_of(method, noise, middle)
+    typical = float(gains.median())
+    says = f"a typical gain is {typical:.2g}; " + (
+        f"rounding moves log-beliefs by {noise:.2g} nats over a turn, measured against float32"
+        if noise
+        else "beliefs are computed in float32"
+    )
+    setting = getattr(getattr(method.credit, "normalizer", None), "resolution", None)
+    told = f"; resolution {setting}"
+    says += f"{told}, about {resolution:.2g}" if setting == "auto" else told if setting is not None else ""
+    scale = middle if getattr(method.signal, "gain", "") == "prob" else 1.0
+    hidden = float((gains <= resolution).float().mean())
+    verdict, mend = Verdict.GOOD, ""
+    if setting not in ("auto", None) and noise and float(setting) < noise * scale:
+        verdict, mend = Verdict.BAD, "model.normalizer.resolution=auto"
+        says += ": rounding gets credit as if it were gain"
+    elif noise and hidden > 0.5:
+        verdict, mend = Verdict.DOUBTFUL, "model.signal.gain=log_prob" if scale != 1.0 else "model.policy.dtype=float32"
+        says += f"; {hidden:.0%} of the gains are below it"
+    yield Finding("rounding", verdict, says, mend, {"noise": noise, "typical": typical, "resolution": resolution})
+
+
+def first_ratio(moved: Movement, gap: float) -> Finding:
+    """Where a step begins before the policy has moved."""
+    outside, turns = moved.outside.tolist()
+    share = outside / max(turns, 1)
+    says = f"before the first step {share:.0%} of the turns are outside their clip range, the largest log-ratio is "
+    says += f"{moved.max_log_ratio:.1g}; the engine's log-probs are up to {gap:.1g} from the trainer's"
+    verdict = Verdict.GOOD if share <= OUTSIDE else Verdict.BAD
+    mend = (
+        "" if verdict is Verdict.GOOD else "trainer.precision=32-true model.policy.dtype=float32, or a wider clip range"
+    )
+    return Finding("first ratio", verdict, says, mend, {"outside": share, "max_log_ratio": moved.max_log_ratio})
