@@ -185,7 +185,11 @@ def table(ways: dict[str, str]) -> list[str]:
     lines = ["| read | architectures (`model_type`) |", "|---|---|"]
     for title, way in (("in one block", "block"), ("by segments", "segments"), ("token by token", "tokens")):
         lines.append(f"| {title} | {', '.join(kind for kind in sorted(ways) if ways[kind] == way)} |")
-    lines.append(f"| refused | {', '.join(kind for kind in sorted(ways) if ways[kind] not in WAYS)} |")
+    for title, why in (
+        ("refused: from a cache it predicts otherwise", "predicts otherwise"),
+        ("refused: runs from none", "does not run"),
+    ):
+        lines.append(f"| {title} | {', '.join(kind for kind in sorted(ways) if why in ways[kind])} |")
     return lines
 
 

@@ -14,7 +14,7 @@ from tests.helpers.shipped import pretrained_policy
 WAY = {kind: way for way, kinds in WAYS.items() for kind in kinds}
 
 
-@pytest.mark.parametrize("kind", ["gemma3_text", "gpt_oss", "deepseek_v2", "gpt2", "qwen3_5_text", "bloom", "mamba"])
+@pytest.mark.parametrize("kind", ["gemma3_text", "gpt_oss", "deepseek_v2", "gpt2", "qwen3_5_text", "bloom", "jamba"])
 def test_the_way_to_read_is_found_in_bfloat16_too(kind):
     assert with_way_to_read(Policy(tiny_model(kind, torch.bfloat16), None)).reads == WAY[kind]
 
