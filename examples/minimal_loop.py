@@ -81,13 +81,7 @@ def train(iterations: int) -> list[float]:
     """Train the embedded policy; returns the mean reward of each rollout set."""
     torch.set_num_threads(1)
     policy = load_policy(
-        str(POLICY),
-        dtype="float32",
-        attn_implementation="sdpa",
-        gradient_checkpointing=False,
-        compile=False,
-        temperature=1.0,
-        top_p=1.0,
+        str(POLICY), "float32", "sdpa", gradient_checkpointing=False, compile=False, temperature=1.0, top_p=1.0
     )
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=4e-4, betas=(0.9, 0.99))
     rewards = []
