@@ -17,7 +17,7 @@ FLOORS = (
     {"method", "engines", "environments"},
     {"scoring", "tasks", "embedded"},
     {"training", "integrations"},
-    {"evaluation", "dry_run"},
+    {"evaluation", "dry_run", "check"},
     {"callbacks"},
 )
 """Rooms from the ground up."""

@@ -60,7 +60,7 @@ def test_forced_calls_are_played_with_the_real_tools_and_told_apart(composed, ra
     tasks = [data.tasks.split(Split.TRAIN)[n] for n in range(6)]
     pairs = force(data.rollout, policy, tasks)
     assert [task.task_id for task in pairs.tasks] == [task.task_id for task in tasks]
-    assert all(turn.useful for own in pairs.own for turn in own.turns if turn.is_process)
+    assert all(own.turns[0].useful for own in pairs.own)
     assert not any(turn.useful for foreign in pairs.foreign for turn in foreign.turns)
     own, *_ = score_wrappers(policy, pairs, tuple(config.data.dialect.answer_wrapper), 4096)
     assert own.wrapper == tuple(config.data.dialect.answer_wrapper)

@@ -205,4 +205,4 @@ def test_an_architecture_that_a_cache_does_not_serve_is_refused(composed):
     rwkv = ("model.architecture.model_type=rwkv", "model.policy.attn_implementation=eager")
     with pytest.raises(InstantiationException) as error:
         instantiate(composed("experiment=a2tgpo_qwen3_4b", "debug=shapes", *rwkv).model.policy, _convert_="all")
-    assert "model.architecture.model_type=rwkv: a rwkv model predicts otherwise" in str(error.value.__cause__)
+    assert "model.architecture.model_type=rwkv: a rwkv model does not run from a cache" in str(error.value.__cause__)

@@ -1,7 +1,9 @@
 """Whatever a model keeps of what it has read: beliefs are those of a forward per prefix, and samples its own."""
 
 import asyncio
+import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Sampling
 from a2tgpo.scoring.beliefs import encode_answer
+from a2tgpo.scoring.noise import log_gain_noise
 from a2tgpo.scoring.score import score
 from tests.helpers.architectures import REFUSED, SERVED, WAYS, found_way, table, tiny_model
 from tests.helpers.build import build_trajectory
@@ -83,6 +86,14 @@ def test_beliefs_equal_a_forward_per_prefix_and_padding_moves_no_log_prob(policy
             close(scored.observed.answer_logprob[row, state, : len(expected)], expected)
         actions = scored.batch.turn_ids[row] >= 0
         close(scored.batch.old_logprobs[row, actions], logprobs_of(policy, ids)[actions[1 : len(ids)]])
+
+
+def test_beliefs_in_bfloat16_are_those_of_float32_but_for_rounding(policy, trajectories):
+    low = replace(policy, model=copy.deepcopy(policy.model).bfloat16())
+    exact = replace(policy, model=copy.deepcopy(low.model).float())
+    found, known = (score(p, trajectories, lambda task: task.answers, WRAPPER, token_budget=150) for p in (low, exact))
+    torch.testing.assert_close(found.observed.answer_logprob, known.observed.answer_logprob, rtol=0, atol=0.3)
+    assert 1e-5 < log_gain_noise(low, found, 150) < 0.1
 
 
 def test_samples_are_those_of_generate_with_the_log_probs_of_scoring(policy):

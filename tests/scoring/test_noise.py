@@ -12,7 +12,6 @@ from transformers import DynamicCache
 
 from a2tgpo.method.method import PAPER
 from a2tgpo.policies.policy import Policy
-from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.scoring.float32 import computes_in_float32, float32_arithmetic
 from a2tgpo.scoring.noise import log_gain_noise
 from a2tgpo.scoring.score import score
@@ -75,8 +74,7 @@ def test_who_computes_in_float32(random_policy, precision):
 
 
 def test_what_is_compiled_computes_in_float32_too(tmp_path):
-    settings = {"attn_implementation": "sdpa", "gradient_checkpointing": False, "lora": None}
-    policy = load_policy(str(build("qwen3", tmp_path)), dtype="float32", compile=True, **settings)
+    policy = pretrained_policy(build("qwen3", tmp_path), compile=True)
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         exact = policy.model(ids).logits

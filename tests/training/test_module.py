@@ -158,8 +158,8 @@ def test_old_new_and_reference_are_the_policy_at_its_temperature_and_beliefs_are
             expected = at_temperature(model, row, 0.7)[own]
             torch.testing.assert_close(found[b, 1:][own], expected, rtol=0, atol=1e-5)
     assert (batch.old_logprobs - cold.old_logprobs).abs().max() > 0.1
-    assert warm.loss(batch)[2] == 0.0
-    assert warm.loss(replace(batch, old_logprobs=cold.old_logprobs))[2] > 0.1
+    assert warm.loss(batch)[1].max_log_ratio == 0.0
+    assert warm.loss(replace(batch, old_logprobs=cold.old_logprobs))[1].max_log_ratio > 0.1
 
 
 def test_a_run_at_a_temperature_starts_at_ratio_one_and_close_to_its_engine(composed, policy_dir):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from a2tgpo.policies.policy import Policy
 
@@ -32,19 +32,21 @@ def float32_arithmetic(policy: Policy) -> Iterator[None]:
 
 
 class _InFloat32(TorchFunctionMode):
-    """Brings the operands of products of matrices to float32; elementwise, the higher of two precisions wins anyway."""
+    """What layers do is done in float32; elsewhere the higher of two precisions wins, in products as elementwise."""
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(function, "__name__", "")
-        if name in _CAST:
+        mixed = name in _PRODUCTS and torch.float32 in {x.dtype for x in tree_leaves(args) if isinstance(x, Tensor)}
+        if mixed or name in _LAYERS:
             args, kwargs = tree_map(_raised, (args, kwargs or {}))
         result = function(*args, **(kwargs or {}))
         return _raised(result) if name == "embedding" else result
 
 
-_CAST = {"linear", "matmul", "__matmul__", "bmm", "einsum", "conv1d", "scaled_dot_product_attention"}
+_LAYERS = {"linear", "conv1d", "layer_norm", "rms_norm", "scaled_dot_product_attention"}
+_PRODUCTS = {"addmm", "matmul", "__matmul__", "bmm", "baddbmm", "einsum"}
 
 
 def _raised(operand: Any) -> Any:
