@@ -57,6 +57,8 @@ class IterationMeter:
         metrics["update/max_log_ratio"] = max_over_ranks(max(largest))
         metrics["update/first_step_max_log_ratio"] = max_over_ranks(largest[0])
         outside, turns = sum(gather(sum(moved.outside for moved in self.movements[0]))).tolist()
-        metrics["update/first_step_turns_outside"] = outside / turns if turns else 0.0  # all its episodes may have failed
+        metrics["update/first_step_turns_outside"] = (
+            outside / turns if turns else 0.0
+        )  # all its episodes may have failed
         tokens = sum(gather(self.positions), Counter())
         return metrics | {f"tokens/{name}": float(tokens[name]) for name in ("forwarded", "useful")}
