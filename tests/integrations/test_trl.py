@@ -196,9 +196,9 @@ def test_the_loss_is_the_one_of_the_module(tmp_path, learner, kl_coef):
     assert trainer._metrics["train"]["clip_ratio/region_mean"][-1] == 0  # every ratio starts at 1
     nudge(trainer.model)
     nudge(learner.model)
-    expected, counts, log_ratio = learner.loss(batch)
-    assert log_ratio > 0.01
-    assert 0 < counts[0].sum() < counts[1].sum()
+    expected, moved = learner.loss(batch)
+    assert moved.max_log_ratio > 0.01
+    assert 0 < moved.clipped[0].sum() < moved.clipped[1].sum()
     assert accumulated_loss(trainer, output, 1) == pytest.approx(expected.item(), abs=1e-5)
 
 
