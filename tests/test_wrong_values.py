@@ -117,6 +117,7 @@ CHECKED_FIRST = {
     ),
     "train, help": ("train.py", ["--help"], ""),
     "train, the configuration": ("train.py", ["--cfg", "job"], ""),
+    "warm_up": ("warm_up.py", ["trainer.max_epochs=0"], "error: trainer.max_epochs=0: expected an integer >= 1"),
     "eval": ("eval.py", ["samples=1.5"], "error: samples=1.5: expected an integer >= 1"),
     "eval, help": ("eval.py", ["--help"], ""),
     "serve": ("serve.py", ["port=abc", "data.retriever.corpus_path=x"], "error: port='abc': expected an integer >= 0"),

@@ -350,6 +350,15 @@ def test_a_template_that_knows_tools_tells_of_them_itself(folders, kind):
     assert prompt.count("Searches a collection of texts") == 1 and "<tools>" not in prompt
 
 
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_a_template_that_leaves_a_message_out_is_refused_by_name(folders, role):
+    policy = pretrained_policy(str(folders["qwen2"]))
+    policy.tokenizer.chat_template = f"{{% for m in messages if m.role != '{role}' %}}{{{{ m.content }}}}{{% endfor %}}"
+    dialect = replace(TAGS, system="Be brief.", examples=SHOWN)
+    with pytest.raises(ValueError, match=rf"^model\.policy\.path: its chat template leaves messages of \['{role}'"):
+        encode_prompt(policy, dialect.prompt("Who?", [SEARCH]), "Who?")
+
+
 def test_tools_that_nobody_put_into_words_are_refused_by_name(folders):
     policy = pretrained_policy(str(folders["gemma"]))
     result, asked = Chat(({"role": "tool", "content": "x"},)), CALLS.prompt("Who?", [SEARCH])

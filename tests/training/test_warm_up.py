@@ -25,6 +25,7 @@ from tests.training.test_training import accident
 
 ONE_HOP = [f"data.tasks.mix.{kind}={int(kind == 'hop1')}" for kind in ("hop1", "hop2", "hop3", "hop4", "comparison")]
 FEW = ("data.module.prompts_per_iteration=4", "data.module.mini_batch_prompts=2", "data.module.val_tasks=2")
+NOBODY = ("data/retriever=http", "data.retriever.url=http://127.0.0.1:9/retrieve", "data.retriever.retries=0")
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "trainer.check_val_every_n_epoch=1")
 
 
@@ -297,7 +298,7 @@ def test_a_few_demonstrations_that_do_not_come_to_their_end_are_left_out_and_cou
             "data.environment.max_calls: 4 of 4 demonstrations do not come to their end",
         ),
         (
-            ["data.environment.max_tool_failures=1", "data.environment.tool_timeout=1e-9"],
+            ["data.environment.max_tool_failures=1", *NOBODY],
             "data.environment.tools: 4 of 4",
         ),
     ],

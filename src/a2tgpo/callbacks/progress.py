@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from lightning import Callback, Trainer
 from rich.console import Console
@@ -19,9 +19,6 @@ from a2tgpo.system.signals import Interrupted
 class TrainingProgress(Callback):
     """A line every `every` iterations, and for each iteration that taught nothing; on a terminal also a bar over
     iterations with the phase under way. A line of a run without trouble has 80 columns at most."""
-
-    validated_by: ClassVar[str] = "success"
-    """The figure of the validation that is kept in sight."""
 
     def __init__(self, every: int) -> None:
         require("callbacks.progress.every", every)
@@ -59,10 +56,10 @@ class TrainingProgress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Keep the newest validation figure in sight, and how old it is."""
         at_start = trainer.state.fn == "validate"
-        figure = float(trainer.callback_metrics[f"val/{self.validated_by}"])
-        self.validated = f"val {figure:.3f} at {0 if at_start else trainer.current_epoch + 1}  "
+        short, words = self.held_out({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.validated = f"val {short} at {0 if at_start else trainer.current_epoch + 1}  "
         if at_start:
-            self._say(trainer, f"start: val {self.validated_by} {figure:.3f}")
+            self._say(trainer, f"start: val {words}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Move on by one iteration."""
@@ -80,6 +77,10 @@ class TrainingProgress(Callback):
         self._update(completed=iteration)
         if reason or iteration % self.every == 0 or iteration == trainer.max_epochs:
             self._say(trainer, line)
+
+    def held_out(self, m: Mapping[str, float]) -> tuple[str, str]:
+        """What a validation found: for the line of an iteration, and in words."""
+        return f"{m['val/success']:.3f}", f"success {m['val/success']:.3f}"
 
     def figures(self, m: Mapping[str, float]) -> str:
         """What the line of an iteration says of its metrics."""

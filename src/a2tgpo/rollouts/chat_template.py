@@ -182,11 +182,13 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, 
     except TemplateError as error:
         roles = [message["role"] for message in messages]
         raise ValueError(f"model.policy.path: its chat template cannot render messages of {roles}: {error}") from error
+    asked = [message for message in shown if message["role"] != "tool"]  # of those the caller knows the place
+    if left_out := [message["role"] for message in asked if message["content"].strip() not in text]:
+        raise ValueError(
+            f"model.policy.path: its chat template leaves messages of {left_out} out; expected all of them"
+        )
     for slot, content in said.items():
-        before, found, after = text.partition(slot)
-        if not found:
-            raise ValueError("model.policy.path: its chat template leaves earlier messages out; expected all of them")
-        text = before + content + after
+        text = content.join(text.split(slot))
     return text + chat.prefix
 
 

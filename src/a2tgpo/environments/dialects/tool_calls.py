@@ -76,7 +76,8 @@ class ToolCalls:
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = (*system, *chain(*(example.messages for example in examples)), asked)
         first, *rest = (*system, *chain(*(example.without_tools for example in examples)), asked)
-        first = first | {"content": "\n\n".join([first["content"], told] if self.system else [told, first["content"]])}
+        texts = (first["content"], told) if self.system else (told, first["content"])
+        first = first | {"content": "\n\n".join(filter(None, texts))}
         return Chat(messages, schemas, self.template, (first, *rest), self.assistant_prefix)
 
     def parse(self, text: str, tools: Sequence[Tool]) -> Action | None:
