@@ -48,7 +48,7 @@ TURN = record(
 EXAMPLE = record(
     {
         "question": TEXT,
-        "turns": items("a list of {calls, results} and possibly thought", TURN),
+        "turns": items("a list of {calls, results} and possibly thought", TURN, empty=True),
         "answer": TEXT,
     }
 )
@@ -92,6 +92,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **_parts("data/{slot}", "tasks", "environment", "dialect", "engine", "reward"),
         "retriever": or_null(part("data/retriever")),
         "module": part("data"),
+        "facts_dir": TEXT,
     },
     "data.module": {
         **dict.fromkeys(("prompts_per_iteration", "mini_batch_prompts", "group_size", "max_sessions"), COUNT),

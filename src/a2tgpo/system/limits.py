@@ -101,14 +101,14 @@ def anything() -> Limit:
     return lambda value: None
 
 
-def items(noun: str, each: Limit, length: int | None = None) -> Limit:
-    """A list of what `each` admits: `length` of it, or any number but none."""
+def items(noun: str, each: Limit, length: int | None = None, empty: bool = False) -> Limit:
+    """A list of what `each` admits: `length` of it, or any number, but none only where it may be `empty`."""
 
     def admits(value: object) -> bool:
         return (
             isinstance(value, Sequence)
             and not isinstance(value, str)
-            and len(value) == (length or len(value) or 1)
+            and len(value) == (length or len(value) or not empty)
             and not any(map(each, value))
         )
 
