@@ -206,6 +206,12 @@ def test_gains_within_their_rounding_errors_are_equal():
     assert not hat[:, 0].any()  # 0.07 apart, which 4 · 0.02 can do
     assert_close(hat[:3, 1], doubles([-math.sqrt(2), math.sqrt(0.5), math.sqrt(0.5)]), atol=1e-9)  # 0.4 > 4 · 0.09
     assert not TurnGroup(resolution="auto")(gain, mask, prompts, 1.2 * noise)[:, 1].any()
+    near = doubles([[0.0], [0.5], [0.6], [1.0]])  # the mean is 0.525, the deviation of the second −0.025
+    every, one = torch.ones_like(near, dtype=torch.bool), torch.zeros(4, dtype=torch.long)
+    plain = TurnGroup(resolution=0.0)(near, every, one)
+    assert_close(TurnGroup(resolution="auto")(near, every, one, torch.full_like(near, 0.02)), plain, atol=1e-9)
+    silent = TurnGroup(resolution="auto")(near, every, one, torch.full_like(near, 0.03))
+    assert_close(silent, plain * doubles([[1], [0], [1], [1]]), atol=1e-9)
     assert torch.equal(TurnGroup(resolution=1e-6)(gain, mask, prompts, noise), TurnGroup(1e-6)(gain, mask, prompts))
 
 

@@ -73,7 +73,9 @@ def evaluate(
         ending, file = (
             (f"/{name}", f"transcripts/{name}.jsonl") if groups or len(sets) > 1 else ("", "transcripts.jsonl")
         )
-        found = figures(trajectories, samples) | {"failed_episodes": len(members) * samples - len(played)}
+        success = scores[name].estimates()["success"]
+        found = figures(trajectories, samples) | {"success/low": success.low, "success/high": success.high}
+        found |= {"failed_episodes": len(members) * samples - len(played)}
         summary |= settings | {f"{k}{ending}": value for k, value in found.items()}
         if groups:
             table = columns(scores, groups)

@@ -88,7 +88,8 @@ def standardise(
 
     Eq. 6 for the gains (îg), R̂ of eq. 9 for the outcome. Rewards share a group by `labels`. A group whose max − min is
     at most `resolution`, a singleton included, is all 0; one above it is not bent by any epsilon. `auto` is the
-    distance that rounding alone brings about: NOISE_WIDTH · the group's largest `noise`, at least FLOAT32_ROUNDING.
+    distance that rounding alone brings about: NOISE_WIDTH · the group's largest `noise`, at least FLOAT32_ROUNDING. It
+    also makes 0 what is within its own `noise` of the mean, as its sign is not known.
     """
     above, index, n_groups = _above_lowest(reward, mask, labels)
     spread = above.new_zeros(n_groups).scatter_reduce(0, index, above, "amax", include_self=False)[index]
@@ -96,9 +97,10 @@ def standardise(
     deviation = scaled - _mean_in_group(scaled, index, n_groups)
     std = _mean_in_group(deviation.square(), index, n_groups).sqrt()
     if resolution == "auto":
+        errors = torch.zeros_like(above) if noise is None else noise[mask]
         finest = above.new_full((n_groups,), FLOAT32_ROUNDING)
-        errors = above.new_zeros(len(above)) if noise is None else NOISE_WIDTH * noise[mask]
-        resolution = finest.scatter_reduce(0, index, errors, "amax")[index]
+        resolution = finest.scatter_reduce(0, index, NOISE_WIDTH * errors, "amax")[index]
+        deviation = torch.where(deviation.abs() * spread > errors, deviation, 0.0)
     return torch.zeros_like(reward).masked_scatter(mask, torch.where(spread > resolution, deviation / std, 0.0))
 
 
