@@ -8,11 +8,11 @@ import pytest
 from tests.helpers.tiny_runs import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import train_real  # noqa: E402
+import train_real
 
 
 @pytest.fixture
-def commands(monkeypatch, tmp_path):
+def commands(monkeypatch, tmp_path, capsys):
     """What the script runs, each with a summary in its place."""
     asked = []
 
@@ -24,10 +24,9 @@ def commands(monkeypatch, tmp_path):
         (folder / "summary.json").write_text(json.dumps(figures))
 
     monkeypatch.setattr(train_real, "run", run)
-    monkeypatch.setattr(train_real, "ROOT", tmp_path)
+    table = train_real.table
     monkeypatch.setattr(train_real, "table", lambda rows: table({k: tmp_path / v.name for k, v in rows.items()}))
     monkeypatch.setattr(sys, "argv", ["train_real.py", "--seeds", "0", "1"])
-    table = train_real.table
     train_real.main()
     return asked
 
