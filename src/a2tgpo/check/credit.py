@@ -15,12 +15,12 @@ OUTSIDE = 0.01
 """Share of turns that may start outside their clip range."""
 
 
-def resolution_of(method: Method, noise: float, gain: float) -> float:
-    """From which difference on gains count, with beliefs of about `gain` where gains are probabilities."""
+def resolution_of(method: Method, noise: float, belief: float) -> float:
+    """From which difference on gains count; where they are differences of probabilities, at beliefs of this size."""
     setting = getattr(getattr(method.credit, "normalizer", None), "resolution", 0.0)
     if setting != "auto":
         return float(setting)
-    scale = gain if getattr(method.signal, "gain", "") == "prob" else 1.0
+    scale = belief if getattr(method.signal, "gain", "") == "prob" else 1.0
     return max(FLOAT32_ROUNDING, NOISE_WIDTH * noise * scale)
 
 
