@@ -19,6 +19,7 @@ from tests.helpers.shipped import passage_layout, text_tags, tool_calls
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "data" / "dialect").glob("*.yaml"))
 QUERY = {
     "text_tags": "<think> a</think><search> the capital</search>",
+    "chat_tags": "<think> a</think><search> the capital</search>",
     "a_tgpo": "<think>a</think><search>the capital</search>",
     "search_r1": "<think>a</think>\n<search> the capital </search>",
     "tool_calls": '<tool_call>\n{"name": "search", "arguments": {"query": "the capital"}}\n</tool_call>',
@@ -28,6 +29,7 @@ QUERY = {
 PASSAGE = '"France"\nThe capital is Paris.'
 RESULT = {
     "text_tags": f"<result> {PASSAGE}</result>",
+    "chat_tags": f"<result>{PASSAGE}</result>\n",
     "a_tgpo": "<result>\n(1) France\nThe capital is Paris.\n</result>\n",
     "search_r1": "\n\n<information>Doc 1(Title: France) The capital is Paris.</information>\n\n",
     "tool_calls": "[1] France\nThe capital is Paris.",
