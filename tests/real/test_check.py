@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from tests.helpers.tiny_runs import ROOT, finish, start
 
 FACTS = ROOT / ".cache" / "facts"
@@ -18,7 +16,6 @@ def check(directory, smollm2, *overrides):
     return {f["topic"]: f for f in json.loads((directory / "check.json").read_text())["findings"]}
 
 
-@pytest.mark.timeout(1000)
 def test_a_model_that_does_not_speak_the_protocol_is_found_and_examples_are_named(smollm2, tmp_path):
     silent = check(tmp_path / "silent", smollm2)
     assert silent["form"]["verdict"] == silent["calls and answers"]["verdict"] == silent["spread"]["verdict"] == "bad"
@@ -28,7 +25,6 @@ def test_a_model_that_does_not_speak_the_protocol_is_found_and_examples_are_name
     assert shown["ranking"]["verdict"] == "good"
 
 
-@pytest.mark.timeout(1000)
 def test_rounding_and_first_ratio_of_a_bf16_adapter_are_told(smollm2, tmp_path):
     settings = ("data/dialect/examples=search_qa", "model.policy.dtype=bfloat16", "model.normalizer.resolution=1e-6")
     found = check(tmp_path / "bf16", smollm2, *settings)
