@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.helpers.tiny_runs import finish, start
 
 
@@ -17,6 +19,7 @@ def test_the_embedded_run_is_good_in_every_finding(tmp_path):
     assert len(report["episodes"]) == 2 and out.rstrip().endswith(f"good: {tmp_path / 'check.json'}")
 
 
+@pytest.mark.slow
 def test_a_policy_that_knows_nothing_is_bad_and_told_what_to_do(tmp_path, policy_dir):
     process = start(
         "check.py", f"hydra.run.dir={tmp_path}", f"paths.policy_dir={policy_dir}", "questions=2", "samples=2"
@@ -34,6 +37,7 @@ def test_a_policy_that_knows_nothing_is_bad_and_told_what_to_do(tmp_path, policy
     assert "bad  form: 0 of" in out
 
 
+@pytest.mark.slow
 def test_what_a_run_would_refuse_a_check_refuses_in_one_line(tmp_path):
     for override, message in {
         "data.module.max_prompt_tokens=3": "error: data.module.max_prompt_tokens=3: ",

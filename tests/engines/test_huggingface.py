@@ -126,7 +126,7 @@ def forwards(policy):
 WARM, NUCLEUS = {"temperature": 1.4}, {"temperature": 0.7, "top_p": 0.8}
 
 
-@pytest.mark.parametrize("reads", ["block", "segments", "tokens"])
+@pytest.mark.parametrize("reads", ["block", "segments", pytest.param("tokens", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("greedy", "how"), [(True, {}), (True, NUCLEUS), (False, {}), (False, WARM), (False, NUCLEUS)])
 def test_it_plays_as_the_plain_engine_does(policy, greedy, how, reads):
     policy = replace(policy, **how)
@@ -267,7 +267,7 @@ def test_prompts_are_read_once_and_history_never_again(policy, forwards):
     assert forwards == [(2, 9), *first, *second]
 
 
-@pytest.mark.parametrize("reads", ["block", "segments", "tokens"])
+@pytest.mark.parametrize("reads", ["block", "segments", pytest.param("tokens", marks=pytest.mark.slow)])
 def test_an_episode_reads_its_prompt_once_and_every_later_token_but_the_last_once(policy, forwards, reads):
     engine, prompt, group, tokens, result = HuggingFaceEngine(), range(10, 30), 4, 5, (40, 41, 42)
     sessions = open_all(engine, replace(policy, reads=reads), [prompt], n=group)

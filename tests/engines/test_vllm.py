@@ -123,7 +123,7 @@ def test_a_request_says_how_it_is_sampled(policy, engine, server):
     assert asked == [(0.0, 1.0, 12), (0.7, 1e-4, 1), (0.7, 0.9, 12), (1.0, 1.0, 12)]
 
 
-@pytest.mark.parametrize("how", [{"temperature": 0.7}, {"top_p": 0.9}], ids=str)
+@pytest.mark.parametrize("how", [{"temperature": 0.7}, pytest.param({"top_p": 0.9}, marks=pytest.mark.slow)], ids=str)
 def test_a_server_that_tells_other_logprobs_than_it_draws_from_is_refused(policy, engine, server, how):
     server.raw_logprobs = True
     engine.sync(replace(policy, **how))

@@ -88,6 +88,7 @@ def test_beliefs_equal_a_forward_per_prefix_and_padding_moves_no_log_prob(policy
         close(scored.batch.old_logprobs[row, actions], logprobs_of(policy, ids)[actions[1 : len(ids)]])
 
 
+@pytest.mark.slow
 def test_beliefs_in_bfloat16_are_those_of_float32_but_for_rounding(policy, trajectories):
     low = replace(policy, model=copy.deepcopy(policy.model).bfloat16())
     exact = replace(policy, model=copy.deepcopy(low.model).float())

@@ -73,6 +73,7 @@ def test_who_computes_in_float32(random_policy, precision):
             assert not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.slow
 def test_what_is_compiled_computes_in_float32_too(tmp_path):
     policy = pretrained_policy(build("qwen3", tmp_path), compile=True)
     ids = torch.arange(5, 25)[None]

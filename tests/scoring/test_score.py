@@ -109,7 +109,7 @@ def test_answers_in_one_cached_pass_equal_one_forward_per_prefix(policy, traject
         close(answers[row, :states, :aliases], expected)
 
 
-@pytest.mark.parametrize("reads", ["segments", "tokens"])
+@pytest.mark.parametrize("reads", ["segments", pytest.param("tokens", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("token_budget", [ONE_ROW, 180, ALL_ROWS])
 def test_answers_in_the_models_own_memory_are_those_of_the_block(policy, trajectories, token_budget, reads):
     _, stats, expected = ask(policy, trajectories)

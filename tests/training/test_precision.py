@@ -16,7 +16,13 @@ POLICIES = {"full": (), "lora": LORA, "lora_on_bf16": (*LORA, "model.policy.dtyp
 
 
 @pytest.mark.parametrize(
-    ("precision", "policy"), [("32-true", "full"), *[("bf16-mixed", policy) for policy in POLICIES]]
+    ("precision", "policy"),
+    [
+        ("32-true", "full"),
+        pytest.param("bf16-mixed", "full", marks=pytest.mark.slow),
+        pytest.param("bf16-mixed", "lora", marks=pytest.mark.slow),
+        ("bf16-mixed", "lora_on_bf16"),
+    ],
 )
 def test_first_ratio_is_one_at_any_precision(composed, precision, policy):
     settings = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "data.module.group_size=4")

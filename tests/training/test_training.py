@@ -83,6 +83,7 @@ def test_stale_rollouts_are_refused(run, policy_dir, capsys, every):
 # ---- again and onwards -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_other_seed_other_numbers(run):
     settings = (*LIVELY, "trainer.max_epochs=2")
     first, again, other = (table(run(f"{i}", *settings, f"seed={seed}")) for i, seed in enumerate((0, 0, 1)))
@@ -218,6 +219,7 @@ def test_a_broken_table_is_named(tmp_path, content):
         assert read_rows(path) == {}
 
 
+@pytest.mark.slow
 def test_a_longer_resume_has_the_learning_rate_of_the_longer_schedule_at_once(run):
     settings = ("model/scheduler=linear", "model.scheduler.num_warmup_steps=0")
     whole = run("whole", *settings, "trainer.max_epochs=3")

@@ -69,6 +69,7 @@ def test_a_policy_that_knows_nothing_learns_the_format_and_can_then_be_trained(r
     assert float(table(tmp_path / "trained")[0]["val/format"]) >= 0.75
 
 
+@pytest.mark.slow
 def test_a_resumed_warm_up_goes_on_bit_for_bit(run, capsys):
     whole = run("whole", *LIVELY, "trainer.max_epochs=3", *accident(9))
     with pytest.raises(SystemExit):
