@@ -62,11 +62,6 @@ def trajectories(policy):
     return made
 
 
-@pytest.fixture(scope="module")
-def exact(policy, trajectories):
-    return observe(policy, trajectories, nullcontext)
-
-
 def observe(policy, trajectories, precision):
     """What a signal sees, with the measured noise."""
     with precision():
@@ -75,10 +70,11 @@ def observe(policy, trajectories, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_credit_in_bf16_is_that_of_float32_but_for_what_rounding_hides(policy, trajectories, exact, precision):
+def test_credit_in_bf16_is_that_of_float32_but_for_what_rounding_hides(policy, trajectories, precision):
     dtype, computing = PRECISIONS[precision]
     low = Policy(copy.deepcopy(policy.model).to(dtype), policy.tokenizer)
     seen = observe(low, trajectories, computing)
+    exact = observe(Policy(copy.deepcopy(low.model).float(), policy.tokenizer), trajectories, nullcontext)
     assert 0.005 < seen.log_gain_noise < 0.2 and exact.log_gain_noise == 0
     for gain in ("prob", "log_prob"):
         method = replace(PAPER, signal=replace(PAPER.signal, gain=gain))

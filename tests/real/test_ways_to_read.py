@@ -24,4 +24,4 @@ def test_beliefs_by_segments_are_those_of_the_block(smollm2):
         score(replace(policy, reads=reads), trajectories, lambda task: task.answers, WRAPPER, 4096).observed
         for reads in ("block", "segments")
     )
-    torch.testing.assert_close(segments.answer_logprob, block.answer_logprob, rtol=0, atol=1e-5)
+    torch.testing.assert_close(segments.answer_logprob, block.answer_logprob, rtol=2e-6, atol=1e-5)
