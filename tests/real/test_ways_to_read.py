@@ -1,4 +1,4 @@
-"""A real model is read in one block, and by segments to the same beliefs."""
+"""Real models are read in one block, and by segments to the same beliefs."""
 
 from dataclasses import replace
 
@@ -13,8 +13,9 @@ pytestmark = pytest.mark.real
 WRAPPER = ("<answer>", "</answer>")
 
 
-def test_beliefs_by_segments_are_those_of_the_block(smollm2):
-    policy = pretrained_policy(smollm2)
+@pytest.mark.parametrize("model", ["smollm2", "gemma3"])
+def test_beliefs_by_segments_are_those_of_the_block(request, model):
+    policy = pretrained_policy(request.getfixturevalue(model))
     assert policy.reads == "block"
     result = "\n<result> The Peak District is an upland area at the southern end of the Pennines.</result>\n"
     actions = ["<search> Peak District</search>", "<answer> England</answer>"]

@@ -63,7 +63,8 @@ def _calls(trajectories: Sequence[Trajectory], ways: Ways) -> Finding:
 def _cut(trajectories: Sequence[Trajectory], ways: Ways) -> Finding:
     lengths = [len(turn.action_ids) for t in trajectories for turn in t.turns]
     cut = sum(length == ways.max_action_tokens for length in lengths) / len(lengths)
-    full = sum(t.stop is StopReason.MAX_TOKENS for t in trajectories) / len(trajectories) - cut
+    ended = [t for t in trajectories if t.stop is StopReason.MAX_TOKENS]
+    full = sum(len(t.turns[-1].action_ids) < ways.max_action_tokens for t in ended) / len(trajectories)
     says = f"actions of {sum(lengths) / len(lengths):.0f} tokens, at most {max(lengths)}; {cut:.0%} reach the limit"
     mends = []
     if cut > FEW:

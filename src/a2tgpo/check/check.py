@@ -80,7 +80,7 @@ class Check:
         pairs = force(self.data.rollout, learner.policy, tasks)
         if pairs is None:
             says = "the questions do not say how they are answered, so whether the gain ranks calls is not known"
-            yield Finding("ranking", Verdict.GOOD, says)
+            yield Finding("ranking", Verdict.DOUBTFUL, says, "a question file that says what its answers rest on")
             return
         found = score_wrappers(learner.policy, pairs, learner.answer_wrapper, learner.micro_batch_tokens)
         resolution = resolution_of(learner.method, noise, float(found[0].before.exp().median()))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from a2tgpo.check.findings import Finding, Verdict
+from a2tgpo.policies.pretrained import checkpoints_activations
 
 GIB = 2**30
-CHECKPOINTING_PAYS_FROM = 10**9
-"""Parameters: below, activations are small beside what recomputing them costs."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def cost(
 
 def checkpointing(computes_again: bool, parameters: int) -> Iterator[Finding]:
     """A finding where activations are computed twice without need."""
-    if computes_again and parameters < CHECKPOINTING_PAYS_FROM:
+    if computes_again and not checkpoints_activations("auto", parameters):
         says = f"activations are computed twice, a third more time, for a model of {parameters / 1e6:.0f} M parameters"
         yield Finding("activations", Verdict.DOUBTFUL, says, "model.policy.gradient_checkpointing=auto")
 
