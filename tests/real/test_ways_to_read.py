@@ -13,8 +13,8 @@ pytestmark = pytest.mark.real
 WRAPPER = ("<answer>", "</answer>")
 
 
-@pytest.mark.parametrize("model", ["smollm2", "gemma3"])
-def test_beliefs_by_segments_are_those_of_the_block(request, model):
+@pytest.mark.parametrize(("model", "rounding"), [("smollm2", 2e-6), ("gemma3", 5e-6)])  # of log-probs of −10 to −25
+def test_beliefs_by_segments_are_those_of_the_block(request, model, rounding):
     policy = pretrained_policy(request.getfixturevalue(model))
     assert policy.reads == "block"
     result = "\n<result> The Peak District is an upland area at the southern end of the Pennines.</result>\n"
@@ -25,4 +25,4 @@ def test_beliefs_by_segments_are_those_of_the_block(request, model):
         score(replace(policy, reads=reads), trajectories, lambda task: task.answers, WRAPPER, 4096).observed
         for reads in ("block", "segments")
     )
-    torch.testing.assert_close(segments.answer_logprob, block.answer_logprob, rtol=2e-6, atol=1e-5)
+    torch.testing.assert_close(segments.answer_logprob, block.answer_logprob, rtol=rounding, atol=1e-5)
