@@ -120,6 +120,12 @@ def test_make_command_names_a_target(composed, target, variables):
         composed("experiment=a2tgpo", *overrides[1].split(), config_name=target)
 
 
+@pytest.mark.parametrize("target", re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+def test_make_knows_all_that_a_target_needs(target):
+    made = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+
+
 def test_configuration_lists_every_choice():
     rows = re.findall(r"^\| `((?:model|data)/\w+|data|trainer|logger)` \| (.*) \|$", CONFIGURATION, re.MULTILINE)
     listed = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows}
