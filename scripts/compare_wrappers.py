@@ -42,8 +42,8 @@ def of_all_dialects(own: Wrapper) -> list[Wrapper]:
 
 def measure(overrides: list[str], own: bool) -> list[WrapperBeliefs]:
     """Beliefs in the answers of the first `questions` of the training split."""
-    OmegaConf.register_new_resolver("project_root", lambda: str(ROOT))
-    OmegaConf.register_new_resolver("run_dir", lambda *_: ".")
+    OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+    OmegaConf.register_new_resolver("run_dir", lambda *_: ".", replace=True)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("check", overrides=["threads=1", *overrides])
     configure_process(config.threads, keep_memory=True)
