@@ -1,14 +1,17 @@
 """Reference calls against foreign ones, by wrapper and answer length."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hydra.utils import instantiate
 
-from a2tgpo.check.beliefs import WrapperBeliefs, beliefs, force, score_wrappers, wrappers
+from a2tgpo.check.beliefs import WrapperBeliefs, beliefs, score_wrappers, wrappers
 from a2tgpo.check.findings import Verdict
+from a2tgpo.check.forced import force
 from a2tgpo.rollouts.trajectory import Split
+from tests.helpers.observed import from_beliefs
 
 THOUGHT = ("<think> done</think>\n<answer> ", " </answer>")
 
@@ -23,33 +26,68 @@ def test_wrappers_without_blanks_and_without_a_thought():
     assert wrappers(("<answer>", "</answer>")) == [("<answer>", "</answer>")]
 
 
-def made(wrapper, before, own, foreign, lengths):
-    logs = [torch.tensor([math.log(p) for p in values]) for values in (before, own, foreign)]
-    return WrapperBeliefs(wrapper, *logs, lengths)
+def made(wrapper, own, foreign, lengths, noise=0.0):
+    """Of each task the beliefs along its own episode and along the other one."""
+    belief = torch.tensor([*own, *foreign])
+    groups = torch.arange(len(lengths)).repeat(2)
+    seen = from_beliefs(belief, torch.ones_like(belief, dtype=torch.bool), group_ids=groups)
+    return WrapperBeliefs(wrapper, replace(seen, log_gain_noise=noise), lengths)
 
 
-SHIPPED = made(THOUGHT, [1e-6, 1e-6, 0.1, 0.1], [2e-6, 1e-6, 0.5, 0.2], [4e-6, 2e-6, 0.2, 0.1], [1, 1, 3, 4])
+OWN = [[1e-6, 2e-6], [1e-6, 1e-6], [0.1, 0.5], [0.1, 0.2]]
+FOREIGN = [[1e-6, 4e-6], [1e-6, 1.5e-6], [0.1, 0.2], [0.1, 0.1]]
+SHIPPED = made(THOUGHT, OWN, FOREIGN, [1, 1, 3, 4])
 
 
 def test_figures_by_the_length_of_the_answer():
     table = SHIPPED.by_length()
     assert list(table) == ["1 token", "2 or 3", "4 and more", "all"]
     assert [row["questions"] for row in table.values()] == [2, 1, 1, 4]
-    assert [row["ranked"] for row in table.values()] == [0.0, 1.0, 1.0, 0.5]
+    for figure in ("ranked", "pairs_prob", "pairs_log_prob"):
+        assert [row[figure] for row in table.values()] == [0.0, 1.0, 1.0, 0.5]
     assert table["1 token"]["log_gain_own"] == pytest.approx(math.log(2) / 2, abs=1e-6)
-    assert table["2 or 3"]["gain_own"] == pytest.approx(0.4, abs=1e-6)
-    assert table["2 or 3"]["belief_before"] == pytest.approx(0.1, abs=1e-6)
+    states = [table["2 or 3"][f"belief_{state}"] for state in ("before", "own", "foreign")]
+    assert states == pytest.approx([0.1, 0.5, 0.2], abs=1e-6)
+
+
+def test_pairs_are_of_all_turns_of_a_question_and_unlike_in_nats():
+    """Own gains 0.1 and 0.3, or ln 2 and ln 2.5; others' 0.05 and 0.15, or ln 1.5 and ln 2."""
+    row = made(THOUGHT, [[0.1, 0.2, 0.5]], [[0.1, 0.15, 0.3]], [2]).row([0])
+    assert row["pairs_prob"] == 3 / 4
+    assert row["pairs_log_prob"] == pytest.approx(3.5 / 4, abs=0.126)  # a tie up to rounding counts as any of the two
+
+
+@pytest.mark.parametrize(
+    ("noise", "prob", "log_prob"),
+    [(0.0, [0.5, 1.0], [1.0, 1.0]), (0.2, [0.0, 0.0], [0.0, 0.5])],
+)
+def test_turn_groups_are_live_above_what_rounding_does_to_them(noise, prob, log_prob):
+    """Of the first two tasks the gains differ by 2e-6 and 5e-7, of the others by 0.3 and 0.1; in nats by 0.69, 0.41,
+    0.92 and 0.69. Four times a noise of 0.2 nats is 0.8; of the last two in probability 0.4 and 0.16."""
+    found = made(THOUGHT, OWN, FOREIGN, [1, 1, 3, 4], noise)
+    for rows, n in (([0, 1], 0), ([2, 3], 1)):
+        row = found.row(rows)
+        assert (row["live_prob"], row["live_log_prob"]) == (prob[n], log_prob[n])
 
 
 def test_chance_a_better_wrapper_and_small_beliefs_are_found():
-    other = made(("<answer>", "</answer>"), [0.1] * 4, [0.2] * 4, [0.15] * 4, [1] * 4)
+    other = made(("<answer>", "</answer>"), [[0.1, 0.2]] * 4, [[0.1, 0.15]] * 4, [1] * 4)
     ranking, wrapper, size = beliefs([SHIPPED, other], "prob", 1e-4)
     assert ranking.verdict is Verdict.BAD and "0% of 2 questions (1 token)" in ranking.says
     assert wrapper.mend == "data.dialect.answer_wrapper=['<answer>', '</answer>']"
-    assert size.mend == "model.signal.gain=log_prob" and size.says.startswith("50% of the gains")
+    assert size.verdict is Verdict.DOUBTFUL and size.mend == "model.signal.gain=log_prob"
+    assert size.says.startswith("of the gains of right calls 100% (1 token), 50% (all) are within 0.0001")
     (alone,) = beliefs([other], "prob", 1e-4)
     assert alone.verdict is Verdict.GOOD
     assert len([*beliefs([SHIPPED], "log_prob", 0.1)]) == 1
+
+
+def test_short_answers_that_lose_their_gains_among_long_ones_are_found():
+    """One answer in six."""
+    found = made(THOUGHT, [OWN[1], *[OWN[3]] * 5], [OWN[0], *[FOREIGN[3]] * 5], [1, *[4] * 5])
+    *_, size = beliefs([found], "prob", 1e-4)
+    assert size.figures["within_resolution"] == pytest.approx({"1 token": 1, "4 and more": 0, "all": 1 / 6}, abs=1e-6)
+    assert size.says.startswith("of the gains of right calls 100% (1 token) are within")
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -62,8 +100,9 @@ def test_forced_calls_are_played_with_the_real_tools_and_told_apart(composed, ra
     assert [task.task_id for task in pairs.tasks] == [task.task_id for task in tasks]
     assert all(own.turns[0].useful for own in pairs.own)
     assert not any(turn.useful for foreign in pairs.foreign for turn in foreign.turns)
-    own, *_ = score_wrappers(policy, pairs, tuple(config.data.dialect.answer_wrapper), 4096)
-    assert own.wrapper == tuple(config.data.dialect.answer_wrapper)
+    wrapper = tuple(config.data.dialect.answer_wrapper)
+    own, *_ = score_wrappers(policy, pairs, wrappers(wrapper), 4096, 0.0)
+    assert own.wrapper == wrapper
     if trained:
         assert own.ranked == 1.0
     else:

@@ -139,6 +139,17 @@ def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner
         assert len(parts) > 1 and max(module.loss(mini_batch.rows(part))[1].max_log_ratio for part in parts) == 0.0
 
 
+def test_in_bfloat16_other_micro_batches_move_the_first_ratio_and_those_of_the_step_do_not(learner, trajectories):
+    module = learner("model.module.micro_batch_tokens=60")
+    module.model.to(torch.bfloat16)
+    batch = weighed(module, module.prepare(trajectories, [], 0))
+    own, other = (
+        max(module.loss(batch.rows(rows))[1].max_log_ratio for rows in micro_batches(batch.lengths.tolist(), budget))
+        for budget in (60, 4096)
+    )
+    assert own == 0.0 and other > 1e-3
+
+
 def at_temperature(model, row, temperature):
     """Log-probs [L − 1] of the tokens of a row after the first, from one plain forward."""
     with torch.no_grad():

@@ -2,110 +2,105 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from a2tgpo.check.actions import graded
 from a2tgpo.check.findings import Finding, Verdict
-from a2tgpo.environments.protocols import Action
-from a2tgpo.environments.tool_use import ToolUse
+from a2tgpo.check.forced import Pairs
+from a2tgpo.method.normalizers.turn_group import TurnGroup
+from a2tgpo.method.signals.information_gain import InformationGain
+from a2tgpo.method.turns import Observed
 from a2tgpo.policies.policy import Policy
-from a2tgpo.rollouts.demonstrated import DemonstratedEngine
-from a2tgpo.rollouts.loop import Rollout
-from a2tgpo.rollouts.trajectory import Task, Trajectory
+from a2tgpo.rollouts.trajectory import Task
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
 from a2tgpo.scoring.score import read
-from a2tgpo.tasks.demonstrations import from_reference_calls
 
 Wrapper = tuple[str, str]
 LENGTHS = {"1 token": (1, 1), "2 or 3": (2, 3), "4 and more": (4, 10**9)}
 """Answers by how many tokens they have."""
 CHANCE, SURE = 0.55, 0.65
 """Shares of pairs that are ranked right: up to the first it might be chance, from the second the gain is a signal."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Of each task the episode of its own reference calls, and one of another task's, which do not help it."""
-
-    tasks: Sequence[Task]
-    own: Sequence[Trajectory]
-    foreign: Sequence[Trajectory]
-
-
-def force(rollout: Rollout, policy: Policy, tasks: Sequence[Task]) -> Pairs | None:
-    """Play them with the real tools; None where fewer than two tasks know their reference calls."""
-    episodes = {task.task_id: rollout.environment(task) for task in tasks if task.reference_calls}
-    known = [task for task in tasks if isinstance(episodes.get(task.task_id), ToolUse)]
-    known = [task for task in known if len(episodes[task.task_id].schemas) == 1]
-    if len(known) < 2:
-        return None
-    calls = [task.reference_calls for task in known]
-    played = [
-        _play(rollout, policy, known, [_actions(episodes[t.task_id], t, c) for t, c in zip(known, some, strict=True)])
-        for some in (calls, [*calls[1:], *calls[:1]])
-    ]
-    both = [n for n in range(len(known)) if n in played[0] and n in played[1]]
-    if len(both) < 2:
-        return None
-    return Pairs([known[n] for n in both], *([side[n] for n in both] for side in played))
-
-
-def _actions(episode: ToolUse, task: Task, calls: Sequence[str]) -> list[str]:
-    example = from_reference_calls(replace(task, reference_calls=tuple(calls)), episode.schemas)
-    said = [text for turn in example.turns for text in episode.dialect.write(Action(turn.calls), turn.thought)]
-    return [*said, *episode.dialect.write(Action(answer=task.answers[0]))]
-
-
-def _play(
-    rollout: Rollout, policy: Policy, tasks: Sequence[Task], actions: Sequence[Sequence[str]]
-) -> dict[int, Trajectory]:
-    """By number of the task, those that had a result."""
-    player = replace(rollout, engine=DemonstratedEngine(lambda key: actions[key[-2]]))
-    played = player.run(policy, list(enumerate(tasks)), 1, (0,), greedy=False)
-    return {trajectory.group: trajectory for trajectory in played if len(trajectory.context_lengths) > 1}
+LOST = 0.2
+"""Share of right calls that may be worth nothing."""
+GAINS = ("prob", "log_prob")
 
 
 @dataclass(frozen=True)
 class WrapperBeliefs:
-    """Log-beliefs (nats, per token) in the first accepted answer of each task, inside one wrapper."""
+    """Beliefs in the first accepted answer of N tasks, inside one wrapper."""
 
     wrapper: Wrapper
-    before: Float[Tensor, " N"]
-    own: Float[Tensor, " N"]
-    """After the last of its reference calls."""
-    foreign: Float[Tensor, " N"]
+    observed: Observed
+    """Of each task the episode of its own calls, then of each that of another's; a group a task."""
     lengths: Sequence[int]
     """Tokens of each answer."""
 
     @property
+    def before(self) -> Float[Tensor, " N"]:
+        """Log-beliefs (nats, per token) behind the prompt."""
+        return self.observed.answer_logprob[: len(self.lengths), 0, 0]
+
+    @property
+    def after(self) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """Log-beliefs behind the last of a task's own calls, and of another's."""
+        states = self.observed.state_mask.sum(1) - 1
+        last = self.observed.answer_logprob[torch.arange(len(states)), states, 0]
+        own, foreign = last.split(len(self.lengths))
+        return own, foreign
+
+    @property
     def ranked(self) -> float:
         """Share of tasks whose own calls raise the belief by more than those of another."""
-        return float((self.own > self.foreign).float().mean())
+        own, foreign = self.after
+        return float((own > foreign).float().mean())
 
     def row(self, rows: Sequence[int]) -> dict[str, float]:
         """Figures of these tasks."""
         index = torch.tensor(rows)
-        before, own, foreign = (part[index] for part in (self.before, self.own, self.foreign))
-        return {
+        before, own, foreign = (part[index] for part in (self.before, *self.after))
+        figures = {
             "questions": len(rows),
-            "belief_before": float(before.median().exp()),
-            "gain_own": float((own.exp() - before.exp()).mean()),
-            "gain_foreign": float((foreign.exp() - before.exp()).mean()),
+            "belief_before": float(before.exp().mean()),
+            "belief_own": float(own.exp().mean()),
+            "belief_foreign": float(foreign.exp().mean()),
             "log_gain_own": float((own - before).mean()),
             "log_gain_foreign": float((foreign - before).mean()),
             "ranked": float((own > foreign).float().mean()),
         }
+        for gain in GAINS:
+            gains = InformationGain(gain, "query", "first")(self.observed)
+            normalized = TurnGroup("auto")(gains.gain, gains.gain_mask, self.observed.group_ids, gains.noise)
+            figures |= {f"pairs_{gain}": self._pairs(gains.gain, gains.gain_mask, rows)}
+            figures |= {f"live_{gain}": self._live(normalized, gains.gain_mask, index)}
+        return figures
+
+    def _pairs(self, gain: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], rows: Sequence[int]) -> float:
+        """Of all pairs of a task's own calls and another's, the share in which its own have the larger gain."""
+        n = len(self.lengths)
+        above = [(gain[r][mask[r], None] - gain[n + r][mask[n + r]]).flatten() for r in rows]
+        return float(torch.cat(above).sign().add(1).div(2).mean())
+
+    def _live(self, normalized: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], index: Tensor) -> float:
+        """Share of the turn groups of two that have spread at `resolution: auto`."""
+        own, foreign = mask.split(len(self.lengths))
+        either, other = normalized.split(len(self.lengths))
+        alive = (either != 0) | (other != 0)
+        return float(alive[index][(own & foreign)[index]].float().mean())
+
+    def rows_by_length(self) -> dict[str, list[int]]:
+        """Tasks by the number of tokens of the answer, and all."""
+        rows = {name: [n for n, size in enumerate(self.lengths) if a <= size <= b] for name, (a, b) in LENGTHS.items()}
+        rows["all"] = list(range(len(self.lengths)))
+        return {name: some for name, some in rows.items() if some}
 
     def by_length(self) -> dict[str, dict[str, float]]:
         """Figures by the number of tokens of the answer, and of all."""
-        rows = {name: [n for n, size in enumerate(self.lengths) if a <= size <= b] for name, (a, b) in LENGTHS.items()}
-        every = list(range(len(self.lengths)))
-        return {name: self.row(some) for name, some in {**rows, "all": every}.items() if some}
+        return {name: self.row(rows) for name, rows in self.rows_by_length().items()}
 
 
 def wrappers(own: Wrapper) -> list[Wrapper]:
@@ -116,11 +111,13 @@ def wrappers(own: Wrapper) -> list[Wrapper]:
     return [wrapper for wrapper in dict.fromkeys(found) if wrapper[0]]
 
 
-def score_wrappers(policy: Policy, pairs: Pairs, own: Wrapper, token_budget: int) -> list[WrapperBeliefs]:
-    """Beliefs inside each of `wrappers(own)`, all from one pass over the contexts."""
+def score_wrappers(
+    policy: Policy, pairs: Pairs, made: Sequence[Wrapper], token_budget: int, noise: float
+) -> list[WrapperBeliefs]:
+    """Beliefs inside each of the wrappers `made`, all from one pass over the contexts; `noise` is the rounding error
+    (nats) of a difference of two."""
     trajectories = [*pairs.own, *pairs.foreign]
     batch = collate(trajectories, policy.pad_id)
-    made = wrappers(own)
     plans = [
         plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, wrapper, lambda task: task.answers[:1])
         for wrapper in made
@@ -129,11 +126,21 @@ def score_wrappers(policy: Policy, pairs: Pairs, own: Wrapper, token_budget: int
     found = read(policy, batch, queries, token_budget, with_entropy=False).answer_logprobs
     results = []
     for wrapper, plan, part in zip(made, plans, found.split([len(plan.queries) for plan in plans]), strict=True):
-        logprobs, _, states = plan.scatter(part)
-        last = logprobs[torch.arange(len(states)), states.sum(1) - 1, 0]
-        n = len(pairs.tasks)
+        logprobs, aliases, states = plan.scatter(part)
+        observed = Observed(
+            trajectories=trajectories,
+            turn_mask=batch.turn_mask,
+            process_mask=batch.process_mask,
+            answer_logprob=logprobs,
+            alias_mask=aliases,
+            state_mask=states,
+            outcome=batch.outcome,
+            group_ids=batch.group_ids,
+            state_ids=batch.state_ids,
+            log_gain_noise=noise,
+        )
         lengths = [_length(policy, task, wrapper) for task in pairs.tasks]
-        results.append(WrapperBeliefs(wrapper, logprobs[:n, 0, 0], last[:n], last[n:], lengths))
+        results.append(WrapperBeliefs(wrapper, observed, lengths))
     return results
 
 
@@ -156,10 +163,18 @@ def beliefs(found: Sequence[WrapperBeliefs], gain: str, resolution: float) -> It
         says += f"{own.ranked:.0%}"
         mend = f"data.dialect.answer_wrapper={list(best.wrapper)!r}"
         yield Finding("wrapper", Verdict.DOUBTFUL, says, mend)
-    gains = (own.own.exp() - own.before.exp()).abs()
-    flat = float((gains <= resolution).float().mean())
-    if gain == "prob" and flat > 0.2:
-        says = f"{flat:.0%} of the gains of right calls are within {resolution:.1g}: beliefs are small"
+    if gain == "prob":
+        yield from _size(own, resolution)
+
+
+def _size(found: WrapperBeliefs, resolution: float) -> Iterator[Finding]:
+    """A finding where right calls move small probabilities by less than the resolution."""
+    gains = (found.after[0].exp() - found.before.exp()).abs()
+    flat = {name: float((gains[rows] <= resolution).float().mean()) for name, rows in found.rows_by_length().items()}
+    lost = {name: share for name, share in flat.items() if share > LOST}
+    if lost:
+        shares = ", ".join(f"{share:.0%} ({name})" for name, share in lost.items())
+        says = f"of the gains of right calls {shares} are within {resolution:.1g}: beliefs are small"
         yield Finding(
             "size of gains", Verdict.DOUBTFUL, says, "model.signal.gain=log_prob", {"within_resolution": flat}
         )

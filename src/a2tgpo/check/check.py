@@ -1,5 +1,6 @@
 """A few episodes of a run, played, scored and stepped through before it begins."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -8,10 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from a2tgpo.check.actions import Ways, actions
-from a2tgpo.check.beliefs import beliefs, force, score_wrappers
-from a2tgpo.check.cost import Timed, checkpointing, cost
+from a2tgpo.check.beliefs import beliefs, score_wrappers, wrappers
+from a2tgpo.check.borders import borders
+from a2tgpo.check.cost import Timed, checkpointing, cost, one_thread
 from a2tgpo.check.credit import first_ratio, resolution_of, rounding, spread
 from a2tgpo.check.findings import Finding, Report, Verdict
+from a2tgpo.check.forced import force
+from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, micro_batches
@@ -47,7 +51,7 @@ class Check:
             key = (self.data.seed, 0)
             played = self.data.rollout.run(policy, list(enumerate(tasks)), self.samples, key, greedy=False)
             rollout = time.perf_counter() - began
-            findings = [*actions(played, self.ways), *self._credit(tasks, played, rollout)]
+            findings = [*actions(played, self.ways), *self._borders(tasks[0]), *self._credit(tasks, played, rollout)]
         shown = sorted(played, key=lambda trajectory: -len(trajectory.turns))[:SHOWN]
         return Report(_text(policy, played[0].prompt_ids), [_episode(policy, t) for t in shown], findings)
 
@@ -55,11 +59,17 @@ class Check:
         tasks = self.data.tasks.split(Split.TRAIN)
         return [tasks[n] for n in range(min(self.questions, len(tasks)))]
 
+    def _borders(self, task: Task) -> Iterator[Finding]:
+        episode = self.data.rollout.environment(task)
+        if isinstance(episode, ToolUse):
+            result = episode.dialect.observe([""], episode.schemas)
+            if isinstance(result, str):
+                yield from borders(self.learner.policy.tokenizer, result, self.learner.answer_wrapper[0])
+
     def _credit(self, tasks: Sequence[Task], played: Sequence[Trajectory], rollout: float) -> Iterator[Finding]:
         learner = self.learner
-        began = time.perf_counter()
         batch = learner.prepare(played, [range(len(played))], 0)
-        scoring = time.perf_counter() - began
+        scoring, measuring = (learner.phases.seconds[phase] for phase in ("scoring", "rounding"))
         yield from spread(played, batch)
         noise = learner.log_gain_noise or 0.0
         yield from rounding(batch, noise, learner.method)
@@ -68,8 +78,10 @@ class Check:
         yield first_ratio(moved, learner.metrics["policy/rollout_gap_max"])
         parameters = sum(p.numel() for p in learner.model.parameters())
         trained = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
-        yield from checkpointing(getattr(learner.model, "is_gradient_checkpointing", False), parameters)
-        timed = Timed(rollout, len(played), scoring, int(batch.lengths.sum()), update, tokens)
+        yield from checkpointing(getattr(learner.model, "is_activation_checkpointing", False), parameters)
+        if learner.device.type == "cpu":
+            yield from one_thread(torch.get_num_threads(), os.cpu_count(), parameters)
+        timed = Timed(rollout, len(played), scoring, int(batch.lengths.sum()), update, tokens, measuring)
         whole = self.data.prompts_per_iteration * self.data.group_size
         yield from cost(timed, whole, self.iterations, parameters, trained, learner.device)
 
@@ -82,7 +94,8 @@ class Check:
             says = "the questions do not say how they are answered, so whether the gain ranks calls is not known"
             yield Finding("ranking", Verdict.DOUBTFUL, says, "a question file that says what its answers rest on")
             return
-        found = score_wrappers(learner.policy, pairs, learner.answer_wrapper, learner.micro_batch_tokens)
+        made = wrappers(learner.answer_wrapper)
+        found = score_wrappers(learner.policy, pairs, made, learner.micro_batch_tokens, noise)
         resolution = resolution_of(learner.method, noise, float(found[0].before.exp().median()))
         yield from beliefs(found, getattr(learner.method.signal, "gain", ""), resolution)
 

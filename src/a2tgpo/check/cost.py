@@ -11,6 +11,8 @@ from a2tgpo.check.findings import Finding, Verdict
 from a2tgpo.policies.pretrained import checkpoints_activations
 
 GIB = 2**30
+THREADED_FROM = 50_000_000
+"""Parameters from which on a second thread is worth having; the embedded policy has a hundredth of them."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Timed:
     scored_tokens: int
     update: float
     updated_tokens: int
+    rounding: float
+    """Of what a run measures once."""
 
 
 def cost(
@@ -38,8 +42,10 @@ def cost(
     spent = ", ".join(f"{phase} {_time(value)}" for phase, value in seconds.items())
     whole = sum(seconds.values())
     says = f"one iteration is {trajectories} episodes, {tokens:,.0f} tokens, about {_time(whole)} ({spent}); "
-    says += f"{iterations} iterations about {_time(iterations * whole)}, validation not counted"
-    yield Finding("time", Verdict.GOOD, says, "", {"seconds": seconds, "tokens": tokens, "iterations": iterations})
+    run = iterations * whole + timed.rounding
+    says += f"{iterations} iterations about {_time(run)}, validation not counted"
+    figures = {"seconds": seconds, "tokens": tokens, "iterations": iterations, "run": run}
+    yield Finding("time", Verdict.GOOD, says, "", figures)
     yield _memory(parameters, trained, device)
 
 
@@ -48,6 +54,13 @@ def checkpointing(computes_again: bool, parameters: int) -> Iterator[Finding]:
     if computes_again and not checkpoints_activations("auto", parameters):
         says = f"activations are computed twice, a third more time, for a model of {parameters / 1e6:.0f} M parameters"
         yield Finding("activations", Verdict.DOUBTFUL, says, "model.policy.gradient_checkpointing=auto")
+
+
+def one_thread(threads: int, cores: int, parameters: int) -> Iterator[Finding]:
+    """A finding where a model that would keep several cores busy has one."""
+    if threads == 1 < cores and parameters >= THREADED_FROM:
+        says = f"one of {cores} cores computes, for a model of {parameters / 1e6:.0f} M parameters"
+        yield Finding("threads", Verdict.DOUBTFUL, says, "threads=auto")
 
 
 def _memory(parameters: int, trained: int, device: torch.device) -> Finding:

@@ -69,12 +69,14 @@ class A2TGPOModule(PolicyModule):
         must be complete otherwise.
         """
         self.meter = IterationMeter()
+        budget, answers = self.micro_batch_tokens, self.method.signal.answers
         with self.phases("scoring"):
-            budget, answers = self.micro_batch_tokens, self.method.signal.answers
             scored = score(self.policy, trajectories, answers, self.answer_wrapper, budget, mini_batches)
             self.meter.positions.update(scored.positions)
-            if self.log_gain_noise is None:
+        if self.log_gain_noise is None:
+            with self.phases("rounding"):
                 self.log_gain_noise = log_gain_noise(self.policy, scored, budget)
+        with self.phases("scoring"):
             observed = replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0)
             batch = replace(scored.batch, credit=self.method.assign(observed))
             if self.reference is not None:

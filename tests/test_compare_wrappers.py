@@ -1,0 +1,37 @@
+"""The table of scripts/compare_wrappers.py."""
+
+import sys
+
+import pytest
+
+from tests.helpers.tiny_runs import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import compare_wrappers
+
+EMBEDDED = ("<think> done</think><answer> ", "</answer>")
+
+
+def test_the_embedded_policy_believes_inside_the_wrapper_it_was_trained_with(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compare_wrappers.py", "experiment=a2tgpo", "questions=3"])
+    compare_wrappers.main()
+    head, _, titles, _, *rows = capsys.readouterr().out.strip().splitlines()
+    assert head == "3 questions, rounding of a gain 0 nats"
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert {len(row) for row in cells} == {len(titles.strip("| ").split(" | "))} == {12}
+    own, *others = cells
+    assert own[0] == "`<think> done</think><answer> …</answer>`"
+    assert len({row[0] for row in cells}) == len(cells) and "`<answer>\\n…\\n</answer>`" in [row[0] for row in others]
+    assert float(own[3]) > 0.5 > 0.1 > float(own[2]) and all(float(row[3]) < float(own[3]) for row in others)
+    assert own[7] == "1.00"
+
+
+def test_of_wrappers_that_begin_alike_the_first_is_scored():
+    found = compare_wrappers.of_all_dialects(EMBEDDED)
+    assert found[0] == EMBEDDED and ("<answer>", "</answer>") in found
+    assert len({before for before, _ in found}) == len(found)
+
+
+def test_questions_without_reference_calls_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"^data\.tasks\.train: questions without reference calls; expected some"):
+        compare_wrappers.measure(["experiment=a2tgpo", "questions=1"], own=True)
