@@ -51,23 +51,40 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Study:
+    """A question, and the methods × settings × seeds that are to answer it."""
+
+    about: str
+    methods: Sequence[str]
+    settings: Sequence[str]
+    seeds: Sequence[int]
+    figures: Sequence[str]
+    """Keys of summary.json, or curves, of which the mean is meant."""
+    contrasts: Sequence[Sequence[str]]
+    """Pairs of methods, fixed beforehand."""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Settings and methods by name, each a list of overrides; studies, each methods × settings × seeds."""
+    """Settings and methods by name, each a list of overrides; the studies made of them."""
 
     settings: Mapping[str, Sequence[str]]
     methods: Mapping[str, Sequence[str]]
-    studies: Mapping[str, Mapping[str, Any]]
+    studies: Mapping[str, Study]
     curves: Sequence[str]
     """Columns of metrics.csv that results.json keeps."""
 
     @classmethod
     def read(cls, path: Path) -> "Plan":
         """The plan in a yaml file. Raises ValueError naming a study whose method or setting the plan does not have."""
-        plan = cls(**OmegaConf.to_container(OmegaConf.load(path)))
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        plan = cls(**content | {"studies": {name: Study(**study) for name, study in content["studies"].items()}})
         for name, study in plan.studies.items():
             for group, known in (("methods", plan.methods), ("settings", plan.settings)):
-                if missing := set(study[group]) - set(known):
+                if missing := set(getattr(study, group)) - set(known):
                     raise ValueError(f"{path}: studies.{name}.{group}: {min(missing)}; expected {', '.join(known)}")
+            if missing := {method for pair in study.contrasts for method in pair} - set(study.methods):
+                raise ValueError(f"{path}: studies.{name}.contrasts: {min(missing)}; expected a method of the study")
         return plan
 
     def runs(self, names: Sequence[str]) -> list[Run]:
@@ -77,9 +94,9 @@ class Plan:
             {
                 Run(seed, setting, method)
                 for study in chosen
-                for method in study["methods"]
-                for setting in study["settings"]
-                for seed in study["seeds"]
+                for method in study.methods
+                for setting in study.settings
+                for seed in study.seeds
             }
         )
 

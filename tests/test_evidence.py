@@ -9,6 +9,7 @@ from tests.helpers.tiny_runs import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import evidence
+import evidence_report
 
 TINY = "data.module.prompts_per_iteration=2 data.module.mini_batch_prompts=1 data.module.group_size=2"
 TINY += " data.module.val_tasks=2 data.module.test_tasks=2 trainer.max_epochs=2"
@@ -17,8 +18,10 @@ settings: {{tiny: [{TINY.replace(" ", ", ")}], other: []}}
 methods: {{a2tgpo: [experiment=a2tgpo], grpo: [experiment=grpo]}}
 curves: [train/success, val/success]
 studies:
-  one: {{methods: [a2tgpo, grpo], settings: [tiny], seeds: [0, 1]}}
-  two: {{methods: [grpo], settings: [tiny, other], seeds: [1, 2, 3, 4]}}
+  one:
+    {{about: "", methods: [a2tgpo, grpo], settings: [tiny], seeds: [0, 1], figures: [f, c],
+     contrasts: [[a2tgpo, grpo]]}}
+  two: {{about: "", methods: [grpo], settings: [tiny, other], seeds: [1, 2, 3, 4], figures: [f], contrasts: []}}
 """
 
 
@@ -43,12 +46,35 @@ def test_a_study_of_what_the_plan_has_not_is_refused(plan_file):
     plan_file.write_text(PLAN.replace("[a2tgpo, grpo]", "[a2tgpo, ppo]"))
     with pytest.raises(ValueError, match=r"plan.yaml: studies.one.methods: ppo; expected a2tgpo, grpo"):
         evidence.Plan.read(plan_file)
+    plan_file.write_text(PLAN.replace("[[a2tgpo, grpo]]", "[[a2tgpo, rloo]]"))
+    with pytest.raises(ValueError, match=r"studies.one.contrasts: rloo; expected a method of the study"):
+        evidence.Plan.read(plan_file)
 
 
 def test_a_curve_is_means_over_equal_parts():
     rows = {i: {"x": str(i)} for i in range(1, 27)} | {27: {}}
     assert evidence.curve(rows, "x") == [[i, i - 0.5] for i in range(2, 27, 2)]
     assert evidence.curve(rows, "y") == []
+
+
+def test_the_report_by_hand(plan_file, tmp_path, monkeypatch):
+    figures = {"a2tgpo": (0.5, 0.7, 0.6), "grpo": (0.4, 0.5, 0.6)}
+    start = [[0, 0.5]]
+    results = {
+        f"tiny/{method}/{seed}": {"summary": {"f": f}, "curves": {"c": [[1, 0.0], [2, f]], "val/success": start}}
+        for method, values in figures.items()
+        for seed, f in enumerate(values)
+    }
+    evidence.write_results(tmp_path / "results.json", results)
+    assert evidence.read_results(tmp_path / "results.json") == results
+    words = ["--plan", plan_file, "--results", tmp_path / "results.json"]
+    monkeypatch.setattr(sys, "argv", ["evidence_report.py", *map(str, words)])
+    evidence_report.main()
+    tables = (tmp_path / "tables.md").read_text()
+    assert "| tiny | a2tgpo | 3 | 0.600 ± 0.100 | 0.300 ± 0.050 |" in tables
+    assert "| tiny | f | a2tgpo − grpo | 3 | +0.100 (" in tables
+    assert "| tiny | c | a2tgpo − grpo | 3 | +0.050 (" in tables
+    assert (tmp_path / "one-tiny.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
