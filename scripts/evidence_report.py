@@ -1,0 +1,107 @@
+"""Tables and figures of the study, from docs/evidence/results.json alone.
+
+    python scripts/evidence_report.py
+
+Writes docs/evidence/tables.md and one learning-curve figure a setting beside it.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+from evidence import PLAN, RESULTS, Plan, Study, read_results
+
+from a2tgpo.evaluation.contrasts import FEWEST, Contrast, contrast, holm
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def by_seed(results: Mapping[str, Any], setting: str, method: str, name: str) -> dict[int, float]:
+    """A figure of the summary, or the mean of a curve, by seed: of the runs that are there."""
+    found: dict[int, float] = {}
+    for key, run in results.items():
+        if key.rsplit("/", 1)[0] == f"{setting}/{method}":
+            curve = run["curves"].get(name)
+            found[int(key.rsplit("/", 1)[1])] = mean(v for _, v in curve) if curve else run["summary"][name]
+    return found
+
+
+def table(study: Study, results: Mapping[str, Any]) -> str:
+    """A row a setting and method: mean and standard deviation over seeds of each of the study's figures."""
+    figures = study.figures
+    lines = [f"| setting | method | seeds | {' | '.join(figures)} |", "|---" * (3 + len(figures)) + "|"]
+    for setting in study.settings:
+        for method in study.methods:
+            values = [list(by_seed(results, setting, method, name).values()) for name in figures]
+            cells = [f"{mean(v):.3f} ± {stdev(v):.3f}" if len(v) > 1 else "–" for v in values]
+            lines.append(" | ".join([f"| {setting}", method, str(len(values[0])), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def contrasts(study: Study, results: Mapping[str, Any]) -> list[tuple[str, str, Contrast, float]]:
+    """(setting, figure, contrast, Holm's p) of all contrasts of a study, adjusted together."""
+    made: list[tuple[str, str, Contrast]] = []
+    for setting in study.settings:
+        for name in study.figures:
+            for pair in study.contrasts:
+                first, second = ((method, by_seed(results, setting, method, name)) for method in pair)
+                if len(first[1].keys() & second[1].keys()) >= FEWEST:
+                    made.append((setting, name, contrast(first, second)))
+    return [(*row, p) for row, p in zip(made, holm([c.p for _, _, c in made]), strict=True)]
+
+
+def contrast_table(rows: Sequence[tuple[str, str, Contrast, float]]) -> str:
+    """In Markdown, a row a contrast."""
+    lines = ["| setting | figure | contrast | seeds | difference, 95 % interval | p | p, Holm |", "|---" * 7 + "|"]
+    for setting, name, c, adjusted in rows:
+        interval = f"{c.difference:+.3f} ({c.low:+.3f} to {c.high:+.3f})"
+        cells = [setting, name, f"{c.first} − {c.second}", str(len(c.seeds)), interval, f"{c.p:.4f}", f"{adjusted:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(study: Study, results: Mapping[str, Any], setting: str, path: Path) -> None:
+    """Success in validation over iterations: mean over seeds, and two standard errors as a band."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for method in study.methods:
+        prefix = f"{setting}/{method}/"
+        curves = [dict(run["curves"]["val/success"]) for key, run in results.items() if key.startswith(prefix)]
+        if len(curves) < 2:
+            continue
+        iterations = sorted(set.intersection(*map(set, curves)))
+        values = [[curve[i] for curve in curves] for i in iterations]
+        middle, band = [mean(v) for v in values], [2 * stdev(v) / len(v) ** 0.5 for v in values]
+        (line,) = axes.plot(iterations, middle, label=f"{method} ({len(curves)} seeds)")
+        edges = ([m - sign * b for m, b in zip(middle, band, strict=True)] for sign in (1, -1))
+        axes.fill_between(iterations, *edges, alpha=0.15, color=line.get_color())
+    axes.set(xlabel="iteration (rollout sets)", ylabel="success, unseen worlds, greedy", title=setting, ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=PLAN)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    plan, results = Plan.read(arguments.plan), read_results(arguments.results)
+    sections: list[str] = ["<!-- made by scripts/evidence_report.py -->"]
+    for name, study in plan.studies.items():
+        sections += [f"## {name}", study.about, table(study, results)]
+        if rows := contrasts(study, results):
+            sections.append(contrast_table(rows))
+        for setting in study.settings:
+            draw(study, results, setting, arguments.results.with_name(f"{name}-{setting}.png"))
+    arguments.results.with_name("tables.md").write_text("\n\n".join(sections) + "\n")
+    print("\n\n".join(sections))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""scripts/evidence.py: which runs, in which order, what is kept of them, and that nothing is run twice."""
+
+import json
+import sys
+
+import pytest
+
+from tests.helpers.tiny_runs import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import evidence
+import evidence_report
+
+TINY = "data.module.prompts_per_iteration=2 data.module.mini_batch_prompts=1 data.module.group_size=2"
+TINY += " data.module.val_tasks=2 data.module.test_tasks=2 trainer.max_epochs=2"
+PLAN = f"""
+settings: {{tiny: [{TINY.replace(" ", ", ")}], other: []}}
+methods: {{a2tgpo: [experiment=a2tgpo], grpo: [experiment=grpo]}}
+curves: [train/success, val/success]
+studies:
+  one:
+    {{about: "", methods: [a2tgpo, grpo], settings: [tiny], seeds: [0, 1], figures: [f, c],
+     contrasts: [[a2tgpo, grpo]]}}
+  two: {{about: "", methods: [grpo], settings: [tiny, other], seeds: [1, 2, 3, 4], figures: [f], contrasts: []}}
+"""
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return path
+
+
+def test_a_run_of_two_studies_is_one_and_low_seeds_come_first(plan_file):
+    plan = evidence.Plan.read(plan_file)
+    runs = plan.runs(["one", "two"])
+    assert len(runs) == 4 + 8 - 1 and [run.seed for run in runs] == sorted(run.seed for run in runs)
+    blocks = list(evidence.blocks(runs))
+    assert sum(map(len, blocks)) == len(runs) and {run for block in blocks for run in block} == set(runs)
+    assert all(len({(run.setting, run.method) for run in block}) == 1 and len(block) <= 3 for block in blocks)
+    assert max(run.seed for block in blocks[:3] for run in block) == 2 and blocks[-1][0].seed == 3
+
+
+def test_a_study_of_what_the_plan_has_not_is_refused(plan_file):
+    plan_file.write_text(PLAN.replace("[a2tgpo, grpo]", "[a2tgpo, ppo]"))
+    with pytest.raises(ValueError, match=r"plan.yaml: studies.one.methods: ppo; expected a2tgpo, grpo"):
+        evidence.Plan.read(plan_file)
+    plan_file.write_text(PLAN.replace("[[a2tgpo, grpo]]", "[[a2tgpo, rloo]]"))
+    with pytest.raises(ValueError, match=r"studies.one.contrasts: rloo; expected a method of the study"):
+        evidence.Plan.read(plan_file)
+
+
+def test_a_curve_is_means_over_equal_parts():
+    rows = {i: {"x": str(i)} for i in range(1, 27)} | {27: {}}
+    assert evidence.curve(rows, "x") == [[i, i - 0.5] for i in range(2, 27, 2)]
+    assert evidence.curve(rows, "y") == []
+
+
+def test_the_report_by_hand(plan_file, tmp_path, monkeypatch):
+    figures = {"a2tgpo": (0.5, 0.7, 0.6), "grpo": (0.4, 0.5, 0.6)}
+    start = [[0, 0.5]]
+    results = {
+        f"tiny/{method}/{seed}": {"summary": {"f": f}, "curves": {"c": [[1, 0.0], [2, f]], "val/success": start}}
+        for method, values in figures.items()
+        for seed, f in enumerate(values)
+    }
+    evidence.write_results(tmp_path / "results.json", results)
+    assert evidence.read_results(tmp_path / "results.json") == results
+    words = ["--plan", plan_file, "--results", tmp_path / "results.json"]
+    monkeypatch.setattr(sys, "argv", ["evidence_report.py", *map(str, words)])
+    evidence_report.main()
+    tables = (tmp_path / "tables.md").read_text()
+    assert "| tiny | a2tgpo | 3 | 0.600 ± 0.100 | 0.300 ± 0.050 |" in tables
+    assert "| tiny | f | a2tgpo − grpo | 3 | +0.100 (" in tables
+    assert "| tiny | c | a2tgpo − grpo | 3 | +0.050 (" in tables
+    assert (tmp_path / "one-tiny.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_every_run_of_a_plan_is_made_once(plan_file, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results.json"
+    words = ["--plan", plan_file, "--results", results, "--logs", tmp_path / "logs", "--study", "one"]
+    monkeypatch.setattr(sys, "argv", ["evidence.py", *map(str, words)])
+    evidence.main()
+    kept = json.loads(results.read_text())
+    assert set(kept) == {f"tiny/{method}/{seed}" for method in ("a2tgpo", "grpo") for seed in (0, 1)}
+    for key, run in kept.items():
+        assert run["summary"]["experiment"] == key.split("/")[1] and run["summary"]["seed"] == int(key[-1])
+        assert [i for i, _ in run["curves"]["train/success"]] == [1, 2]
+    removed = kept.pop("tiny/grpo/1")
+    evidence.write_results(results, kept)
+    capsys.readouterr()
+    evidence.main()
+    assert "1 runs to go, 3 done" in capsys.readouterr().out
+    assert json.loads(results.read_text())["tiny/grpo/1"]["curves"] == removed["curves"]
