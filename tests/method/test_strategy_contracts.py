@@ -17,7 +17,7 @@ from tests.helpers.observed import credit_inputs, observed, rows
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 MANDATORY = {"aggregation/token_sum_norm": {"max_length": 16}}
-NOT_PER_PROMPT = {"none", "batch"}
+NOT_PER_PROMPT = {"none", "batch", "successes"}
 B, T, L = 6, 4, 10
 ORDER = torch.tensor([3, 0, 5, 1, 4, 2])
 GROUPS = torch.tensor([7, 7, 2, 2, 7, 2])
@@ -103,7 +103,7 @@ def test_singletons_are_zero(name):
     assert torch.equal(load(name)(rand(B, 1), mask, torch.arange(B)), torch.zeros(B, 1, dtype=torch.float64))
 
 
-@each("normalizer", "outcome", without={"none"})
+@each("normalizer", "outcome", without={"none", "successes"})
 def test_equal_rewards_and_a_lone_reward_are_zero(name, turns):
     (reward, mask), normalizer = turns, load(name)
     assert not normalizer(torch.full_like(reward, 0.1), mask, GROUPS).any()
@@ -131,7 +131,7 @@ def composed(combiner):
 
     def advantage(gain, gain_mask, outcome, turn_mask):
         reward, mask = combiner.place(gain, gain_mask, outcome, turn_mask)
-        return combiner.combine(torch.where(mask, reward, 0.0), outcome, turn_mask)
+        return combiner.combine(torch.where(mask, reward, 0.0), mask, outcome, turn_mask)
 
     return advantage
 
@@ -319,7 +319,7 @@ def test_credit_carries_no_gradient(name, turns):
     elif kind == "accumulator":
         results = [strategy(reward, mask)]
     elif kind == "combiner":
-        results = [strategy.combine(strategy.place(reward, mask, outcome, mask)[0], outcome, mask)]
+        results = [strategy.combine(*strategy.place(reward, mask, outcome, mask), outcome, mask)]
     elif kind == "clipper":
         results = strategy(reward)
     else:

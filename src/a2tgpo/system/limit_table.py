@@ -205,7 +205,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "baseline": choice("query", "first_turn"),
         "aliases": choice("first", "max", "mean"),
     },
-    "model.outcome": {"resolution": NOT_NEGATIVE},
+    "model.outcome": {"resolution": NOT_NEGATIVE, "threshold": number()},
     "model.normalizer": {"resolution": either(NOT_NEGATIVE, choice("auto"))},
     "model.accumulator": {"gamma": number(above=0, at_most=1)},
     "model.combiner": {"alpha": number()},
