@@ -11,7 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from a2tgpo.method.signals.none import NoSignal
+from a2tgpo.method.signals.process_reward import ProcessReward
 from a2tgpo.method.turns import TurnCredit
+from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 from tests.helpers.experiments import RIVALS
 from tests.helpers.observed import from_beliefs, random_observed, random_tokens
 
@@ -96,6 +98,7 @@ def step(method, credit, tokens):
     [
         ("grpo", "token|seq-mean-token-mean|adaptive=False"),
         ("gspo", "sequence|seq-mean-token-mean|adaptive=False"),
+        ("dapo", "token|token-mean|adaptive=False"),
     ],
 )
 def test_loss_and_gradient_are_golden(rival, experiment, case):
@@ -111,6 +114,13 @@ def test_loss_and_gradient_are_golden(rival, experiment, case):
     loss, gradient, _ = step(method, credit, tokens)
     close(loss, LOSS["results"][case]["loss"], 1e-6)
     close(gradient, LOSS["results"][case]["grad_wrt_logp"], 1e-6)
+
+
+def test_dapo_has_the_credit_of_grpo_and_more_room_above(rival):
+    dapo, grpo = (rival(name).assign(FOUR) for name in ("dapo", "grpo"))
+    close(dapo.advantage, grpo.advantage)
+    close(dapo.clip_low, grpo.clip_low)
+    close(dapo.clip_high, torch.full_like(grpo.clip_high, 0.28))
 
 
 def test_dr_grpo_divides_by_the_longest_response_there_can_be(rival, composed):
@@ -189,6 +199,102 @@ def test_the_lowest_rung_has_the_credit_of_igpo_and_the_highest_clips_as_the_one
     close(still.clip_low, fixed.assign(seen).clip_low)
 
 
+# ---- process rewards, and controls -----------------------------------------------------------------------------------
+
+
+def useful(seen, *told):
+    """The same trajectories, of which the process turns were useful as told."""
+    task = Task("t", "q", ("a",), evidence=("e",))
+    turns = [[Turn((1,), (-1.0,), (2,), useful=value) for value in row] for row in told]
+    plays = [
+        Trajectory(task, int(group), sample, (1,), tuple(own), 0.0, StopReason.ANSWERED)
+        for sample, (group, own) in enumerate(zip(seen.group_ids, turns, strict=True))
+    ]
+    return replace(seen, trajectories=plays)
+
+
+TOLD = useful(FOUR, [True, False], [False], [], [True])
+
+
+def test_a_process_reward_takes_the_place_of_the_gain(rival):
+    # Turn group 0: scores 1, 0, 1; mean 2/3, standard deviation √2/3. Turn group 1: a lone 0. Outcomes ±1.
+    credit = rival("prm").assign(TOLD)
+    high, low = 1 / math.sqrt(2), -math.sqrt(2)
+    close(credit.gain, [[1, 0, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0]])
+    hat = [[high, 0, 0], [low, 0, 0], [0, 0, 0], [high, 0, 0]]
+    close(credit.normalized_gain, hat, 1e-6)
+    close(credit.advantage, [[1 + high / math.sqrt(2), 1, 1], [-1 + low, -1, 0], [-1, 0, 0], [1 + high, 1, 0]], 1e-6)
+
+
+def test_an_oracle_of_the_gain_makes_prm_a2tgpo(rival):
+    gains = [[float(gain) for gain in row] for row in ([0.5, -0.1], [0.1], [], [0.2])]
+    scored = replace(rival("prm"), signal=ProcessReward(lambda trajectories: gains))
+    expected = rival("a2tgpo").assign(FOUR)
+    close(scored.assign(TOLD).advantage, expected.advantage.float(), 1e-5)
+    close(scored.assign(TOLD).clip_low, expected.clip_low.float(), 1e-6)
+
+
+def test_mt_grpo_adds_the_first_turns_reward_up_to_the_first_result(rival):
+    credit = rival("mt_grpo").assign(useful(FOUR, [True, True], [False], [], [False]))
+    high, low = math.sqrt(2), -1 / math.sqrt(2)  # scores 1, 0, 0
+    close(credit.advantage, [[1 + high, 1, 1], [-1 + low, -1, 0], [-1, 0, 0], [1 + low, 1, 0]], 1e-6)
+    assert credit.gain_mask.nonzero().tolist() == [[0, 0], [1, 0], [3, 0]]
+
+
+def test_usefulness_is_half_the_discounted_sum_of_useful_calls_on_top_of_the_outcome(rival):
+    credit = rival("usefulness").assign(useful(FOUR, [True, True], [True], [], [False]))
+    others = 2 / 3  # R − mean of the others
+    close(credit.turn_credit, [[0.75, 0.5, 0], [0.5, 0, 0], [0, 0, 0], [0, 0, 0]])
+    alone = torch.tensor([others, -others, -others, others])[:, None] * FOUR.turn_mask
+    close(credit.advantage, alone + credit.turn_credit, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["prm", "mt_grpo", "usefulness"])
+def test_without_a_signal_controls_are_the_outcome_alone(rival, name):
+    deaf = replace(rival(name), signal=NoSignal()).assign(FOUR)
+    expected = rival("rloo" if name == "usefulness" else "grpo").assign(FOUR)
+    close(deaf.advantage, expected.advantage)
+
+
+def test_noise_alone_is_standard_normal_and_knows_neither_outcome_nor_action(rival):
+    many = useful(played([[0.1, 0.1]] * 2000, [True] * 2000, [1.0] * 2000), *[[True, False]] * 2000)
+    credit = rival("random").assign(many)
+    drawn = credit.advantage[credit.gain_mask]
+    assert len(drawn) == 4000 and not credit.advantage[:, 2].any() and len(drawn.unique()) == 4000
+    assert abs(drawn.mean()) < 4 / math.sqrt(4000) and abs(drawn.var() - 1) < 4 * math.sqrt(2 / 4000)
+    assert abs((credit.advantage[:, 0] * credit.advantage[:, 1]).mean()) < 4 / math.sqrt(2000)
+    otherwise = replace(many, outcome=-many.outcome, trajectories=useful(many, *[[False] * 2] * 2000).trajectories)
+    assert torch.equal(rival("random").assign(otherwise).advantage, credit.advantage)
+    assert not torch.equal(rival("random", signal__seed=1).assign(many).advantage, credit.advantage)
+
+
+# ---- anchor states ---------------------------------------------------------------------------------------------------
+
+
+def test_gigpo_by_hand(rival):
+    # State 0 is met by the first turns, whose returns are .95², 0 and 1; state 5 by one second turn and one third.
+    seen = played([[0.1, 0.1], [0.1], []], [True] * 3, [1, 0, 1])
+    seen = replace(seen, state_ids=torch.tensor([[0, 4, 5], [0, 5, -1], [0, -1, -1]]))
+    first = torch.tensor([0.95**2, 0.0, 1.0], dtype=torch.float64)
+    first = (first - first.mean()) / first.std(correction=0)
+    episode = torch.tensor([1 / 3, -2 / 3, 1 / 3], dtype=torch.float64)
+    expected = torch.zeros(3, 3, dtype=torch.float64)
+    expected[:, 0] = episode + first
+    expected[0, 1], expected[0, 2], expected[1, 1] = 1 / 3, 1 / 3 + 1, -2 / 3 - 1
+    credit = rival("gigpo").assign(seen)
+    close(credit.advantage, expected)
+    close(rival("gigpo", credit__omega=0.5).assign(seen).turn_credit, credit.turn_credit / 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gigpo_without_weight_or_repeated_states_is_the_centred_outcome(rival, seed):
+    seen, centred = random_observed(seed), rival("dr_grpo")
+    apart = replace(seen, state_ids=torch.arange(seen.state_ids.numel()).view_as(seen.state_ids))
+    for given, omega in ((seen, 0.0), (apart, 1.0)):
+        close(rival("gigpo", credit__omega=omega).assign(given).advantage, centred.assign(given).advantage)
+    assert rival("gigpo").assign(seen).turn_credit.any()
+
+
 # ---- what rivals have in common --------------------------------------------------------------------------------------
 
 
@@ -196,7 +302,9 @@ def test_the_lowest_rung_has_the_credit_of_igpo_and_the_highest_clips_as_the_one
 def test_a_rival_differs_from_grpo_in_the_method_alone(rival, name):
     rival(name), rival("grpo")
     ours, grpo = (OmegaConf.to_container(COMPOSED[experiment], resolve=False) for experiment in (name, "grpo"))
-    for part in ("module", "policy", "reference", "optimizer", "scheduler"):
-        ours["model"].pop(part), grpo["model"].pop(part)
+    for one in (ours, grpo):
+        for part in ("module", "policy", "reference", "optimizer", "scheduler"):
+            one["model"].pop(part)
+        one["data"].pop("shaping", None), one["data"]["module"].pop("refill_rounds")  # DAPO's part in the sampling
     assert ours["data"] == grpo["data"] and ours["trainer"] == grpo["trainer"]
     assert ours["model"] != grpo["model"]

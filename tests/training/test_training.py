@@ -21,8 +21,8 @@ from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, st
 
 PLAYABLE = [name for name in EXPERIMENTS if not re.search("qwen|pretrained|small", name)]
 """The others need a model that must be fetched; dry_run/test_dry_run.py runs them at small width."""
-FAST = ("igpo_joint", "rft")
-"""Rivals whose run is in the fast lane: theirs are a combiner and a surrogate of their own."""
+FAST = ("igpo_joint",)
+"""Rivals whose run is in the fast lane; test_refill.py trains dapo, test_own_parts.py gigpo and prm."""
 KEEP_ALL = ("callbacks.rollout_files.every=1", "callbacks.histograms.every=1")
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "data.module.group_size=4")
 """Settings under which the shipped policy visibly moves within one step."""
