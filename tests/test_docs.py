@@ -313,7 +313,7 @@ def play(data, policy, script):
 
 
 def test_signal_example_runs(composed, examples, random_policy):
-    config = composed("experiment=a2tgpo", "model/signal=process_reward", examples)
+    config = composed("experiment=a2tgpo", "model/signal=novelty", examples)
     data, method = (instantiate(x, _convert_="all") for x in (config.data.module, config.model.method))
     task = data.tasks.split(Split.TRAIN)[0]
     twice = [search_action(task.reference_calls[0])] * 2

@@ -36,8 +36,9 @@ def turns_of(learner):
             yield (row, t), turn
 
 
-def test_a_process_reward_is_a_signal(composed):
-    learner = train(composed, "model/signal=process_reward")
+def test_a_callable_is_a_process_reward(composed):
+    own = "model.signal.scorer._target_=tests.parts.process_reward.shorter_is_better"
+    learner = train(composed, "model/signal=process_reward", own)
     credit = learner.rollout_batch.credit
     for place, turn in turns_of(learner):
         assert credit.gain[place] == (-len(turn.action_ids) if turn.is_process else 0)
@@ -45,8 +46,8 @@ def test_a_process_reward_is_a_signal(composed):
     assert learner.metrics["tokens/forwarded"] > 0
 
 
-def test_an_oracle_is_a_signal(composed):
-    learner = train(composed, "model/signal=oracle")
+def test_the_truth_about_calls_is_a_process_reward(composed):
+    learner = train(composed, "experiment=prm")
     credit = learner.rollout_batch.credit
     for place, turn in turns_of(learner):
         assert bool(credit.gain_mask[place]) == turn.is_process
@@ -55,7 +56,7 @@ def test_an_oracle_is_a_signal(composed):
 
 
 def test_credit_on_anchor_states_is_a_credit(composed):
-    learner = train(composed, "model/credit=anchor_states")
+    learner = train(composed, "experiment=gigpo")
     batch = learner.rollout_batch
     shared = 0
     for state in batch.state_ids[batch.turn_mask].unique():

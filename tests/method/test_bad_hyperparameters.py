@@ -39,6 +39,7 @@ BAD = [
     ("signal/information_gain", "gain", "logprob", "model.signal.gain='logprob': expected prob or log_prob"),
     ("signal/information_gain", "baseline", "none", "model.signal.baseline='none': expected query or first_turn"),
     ("signal/information_gain", "aliases", "all", "model.signal.aliases='all': expected first, max or mean"),
+    ("outcome/successes", "threshold", math.nan, "model.outcome.threshold=nan: expected a number"),
     ("aggregation/token_sum_norm", "max_length", 0, "model.aggregation.max_length=0: expected an integer >= 1"),
 ]
 

@@ -16,6 +16,7 @@ from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.clippers.fixed import Fixed
 from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.corrections.truncated_importance import TruncatedImportance
+from a2tgpo.method.credits.anchor_groups import AnchorGroups
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
@@ -24,7 +25,6 @@ from a2tgpo.method.turns import TurnCredit
 from a2tgpo.system.distributed import all_gather_rows, local_rows
 from tests.helpers.observed import random_observed, random_tokens, rows
 from tests.helpers.ranks import on_ranks
-from tests.parts.anchor_states import AnchorStates
 
 SEEDS = range(5)
 WIDE = replace(PAPER, clipper=AdaptiveTurn(beta=0.3, eps_low=0.05, eps_high=0.06))
@@ -303,7 +303,7 @@ def test_ranks_with_unequal_rows_assign_what_one_process_would(monkeypatch, seen
 
 
 def test_equal_state_ids_of_two_ranks_are_not_the_same_state(monkeypatch, seen):
-    method = replace(PAPER, credit=AnchorStates(omega=1.0, gamma=0.9))
+    method = replace(PAPER, credit=AnchorGroups(PAPER.credit.outcome, omega=1.0, gamma=0.9, resolution=1e-6))
     rank_of_row = torch.tensor([0] * 4 + [1] + [2] * 4)[:, None]
     whole = method.assign(replace(seen, state_ids=seen.state_ids + 100 * rank_of_row))
     found = on_ranks(monkeypatch, 3, lambda rank: method.assign(part(seen, rank)))

@@ -12,12 +12,14 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from a2tgpo.rollouts.trajectory import Task
+from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 from tests.helpers.observed import credit_inputs, observed, rows
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
-MANDATORY = {"aggregation/token_sum_norm": {"max_length": 16}}
-NOT_PER_PROMPT = {"none", "batch"}
+MANDATORY = {"aggregation/token_sum_norm": {"max_length": 16}, "signal/noise": {"seed": 0}}
+NEEDS_A_SERVER = {"served_process_reward"}
+"""Its scorer has tests of its own: rollouts/test_turn_scorers.py."""
+NOT_PER_PROMPT = {"none", "batch", "successes"}
 B, T, L = 6, 4, 10
 ORDER = torch.tensor([3, 0, 5, 1, 4, 2])
 GROUPS = torch.tensor([7, 7, 2, 2, 7, 2])
@@ -103,7 +105,7 @@ def test_singletons_are_zero(name):
     assert torch.equal(load(name)(rand(B, 1), mask, torch.arange(B)), torch.zeros(B, 1, dtype=torch.float64))
 
 
-@each("normalizer", "outcome", without={"none"})
+@each("normalizer", "outcome", without={"none", "successes"})
 def test_equal_rewards_and_a_lone_reward_are_zero(name, turns):
     (reward, mask), normalizer = turns, load(name)
     assert not normalizer(torch.full_like(reward, 0.1), mask, GROUPS).any()
@@ -131,7 +133,7 @@ def composed(combiner):
 
     def advantage(gain, gain_mask, outcome, turn_mask):
         reward, mask = combiner.place(gain, gain_mask, outcome, turn_mask)
-        return combiner.combine(torch.where(mask, reward, 0.0), outcome, turn_mask)
+        return combiner.combine(torch.where(mask, reward, 0.0), mask, outcome, turn_mask)
 
     return advantage
 
@@ -283,18 +285,26 @@ def signal_inputs(signal):
     return -rand(B, T + 1, aliases).abs(), alias_mask, state_mask
 
 
-@each("signal")
+def episodes(state_mask):
+    """Trajectories whose process turns are those behind a scored state; every other one was useful."""
+    turns = [Turn((1,), (-1.0,), (2,), useful=t % 2 == 0) for t in range(T)]
+    lengths = (state_mask.sum(1) - 1).tolist()
+    return [Trajectory(TASK, 0, i, (1,), tuple(turns[:n]), 0.0, StopReason.ANSWERED) for i, n in enumerate(lengths)]
+
+
+@each("signal", without=NEEDS_A_SERVER)
 def test_signal_does_not_see_padding_and_follows_permutation(name):
     signal = load(name)
     logprob, alias_mask, state_mask = signal_inputs(signal)
-    noisy = {"log_gain_noise": 0.1}
+    noisy = {"log_gain_noise": 0.1, "trajectories": episodes(state_mask)}
     gains = signal(replace(observed(logprob, alias_mask, state_mask), **noisy))
     assert gains.gain.shape == gains.gain_mask.shape == (B, T) and gains.belief.shape == (B, T + 1)
     assert ((gains.belief >= 0) & (gains.belief <= 1)).all() and not gains.belief[~state_mask].any()
     assert not gains.gain[~gains.gain_mask].any() and not (gains.gain_mask & ~state_mask[:, 1:]).any()
 
     counts = state_mask[:, :, None] & alias_mask[:, None, :]
-    moved = signal(replace(observed(logprob[ORDER], alias_mask[ORDER], state_mask[ORDER]), **noisy))
+    permuted = {**noisy, "trajectories": [noisy["trajectories"][row] for row in ORDER.tolist()]}
+    moved = signal(replace(observed(logprob[ORDER], alias_mask[ORDER], state_mask[ORDER]), **permuted))
     hidden = signal(replace(observed(hide(logprob, counts), alias_mask, state_mask), **noisy))
     deeper = torch.nn.functional.pad(logprob, (0, 0, 0, 3))
     wide = signal(replace(observed(deeper, alias_mask, wider(state_mask, False)), **noisy))
@@ -310,7 +320,7 @@ def test_signal_does_not_see_padding_and_follows_permutation(name):
 # ---- gradients -------------------------------------------------------------------------------------------------------
 
 
-@each("normalizer", "outcome", "accumulator", "combiner", "clipper", "signal")
+@each("normalizer", "outcome", "accumulator", "combiner", "clipper", "signal", without=NEEDS_A_SERVER)
 def test_credit_carries_no_gradient(name, turns):
     strategy, (reward, mask), kind = load(name), turns, name.split("/")[0]
     reward, outcome = reward.requires_grad_(), rand(B).requires_grad_()
@@ -319,11 +329,12 @@ def test_credit_carries_no_gradient(name, turns):
     elif kind == "accumulator":
         results = [strategy(reward, mask)]
     elif kind == "combiner":
-        results = [strategy.combine(strategy.place(reward, mask, outcome, mask)[0], outcome, mask)]
+        results = [strategy.combine(*strategy.place(reward, mask, outcome, mask), outcome, mask)]
     elif kind == "clipper":
         results = strategy(reward)
     else:
         logprob, alias_mask, state_mask = signal_inputs(strategy)
-        gains = strategy(observed(logprob.requires_grad_(), alias_mask, state_mask))
+        seen = observed(logprob.requires_grad_(), alias_mask, state_mask, trajectories=episodes(state_mask))
+        gains = strategy(seen)
         results = [gains.gain, gains.belief]
     assert not any(result.requires_grad for result in results)

@@ -1,12 +1,14 @@
 """What episodes earn."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hydra.utils import instantiate
 
 from a2tgpo.rollouts.rewards.outcome import OutcomeReward
-from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
+from a2tgpo.rollouts.rewards.overlong import Overlong
+from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 
 METRICS = {"success": 1.0, "em": 1.0, "f1": 0.5}
 
@@ -44,3 +46,20 @@ def test_the_shipped_reward(composed):
     config = composed("data.reward.outcome=f1")
     assert instantiate(config.data.reward) == OutcomeReward("f1", -1.0, -1.0)
     assert config.data.module.reward == config.data.reward
+
+
+def long(n_action, n_observation):
+    """A trajectory of so many tokens behind a prompt of one."""
+    turn = Turn((1,) * n_action, (-1.0,) * n_action, (2,) * n_observation)
+    return replace(ended(StopReason.MAX_TOKENS, METRICS), turns=(turn,))
+
+
+def test_the_penalty_grows_over_the_last_tokens_before_the_limit_whoever_used_them_up():
+    lengths = [(1, 59), (60, 0), (1, 69), (70, 10), (99, 1), (100, 20)]
+    assert Overlong(max_response_tokens=100, buffer=40)([long(*n) for n in lengths]) == [0, 0, -0.25, -0.5, -1, -1]
+
+
+def test_a_buffer_is_part_of_the_limit(composed):
+    with pytest.raises(ValueError, match=r"^data\.shaping\.buffer=101: expected at most data\.module\.max_resp"):
+        Overlong(max_response_tokens=100, buffer=101)
+    assert instantiate(composed("data/shaping=overlong").data.shaping) == Overlong(384, 128)

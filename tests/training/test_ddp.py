@@ -133,6 +133,23 @@ def test_weights_after_a_rollout_set_are_those_of_one_process(runs):
     assert moved(one) > 3e-4 and apart(one, two) <= 1e-5
 
 
+@pytest.mark.slow
+def test_ranks_that_refill_keep_the_groups_and_take_the_steps_of_one_process(composed, tmp_path):
+    refilled = ("data.module.refill_rounds=1", "data/shaping=overlong", "model/aggregation=token_mean")
+    settings = (*SETTINGS, *PLAIN_SGD, *refilled, "trainer.max_epochs=1")
+    train.train(composed(*settings, f"paths.output_dir={tmp_path}/one"))
+    train_in_two(torchrun, *settings, f"paths.log_dir={tmp_path}/two")
+    (directory,) = (tmp_path / "two" / "train" / "runs").iterdir()
+    one, two = (by_place(rollouts(d)) for d in (tmp_path / "one", directory))
+    assert one.keys() == two.keys() and all(line["task_id"] == two[place]["task_id"] for place, line in one.items())
+    figures = [table(d)[-1] for d in (tmp_path / "one", directory)]
+    played, left_out = ([float(f[f"train/groups_{name}"]) for f in figures] for name in ("played", "left_out"))
+    assert played[0] == played[1] > 1 and left_out[0] == left_out[1] > 0
+    alone, together = (checkpoint(d) for d in (tmp_path / "one", directory))
+    assert alone["global_step"] == together["global_step"] == 2
+    assert moved(alone) > 3e-4 and apart(alone, together) <= 1e-5
+
+
 def test_figures_are_those_of_one_process(runs):
     one, two = (table(directory)[-1] for directory in runs)
     for name in (

@@ -16,12 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from a2tgpo.callbacks.metrics_table import read_rows
+from tests.helpers.experiments import EXPERIMENTS, RIVALS, lanes
 from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 PLAYABLE = [name for name in EXPERIMENTS if not re.search("qwen|pretrained|small", name)]
 """The others need a model that must be fetched; dry_run/test_dry_run.py runs them at small width."""
+FAST = ("igpo_joint",)
+"""Rivals whose run is in the fast lane; test_refill.py trains dapo, test_own_parts.py gigpo and prm."""
 KEEP_ALL = ("callbacks.rollout_files.every=1", "callbacks.histograms.every=1")
 LIVELY = ("model.optimizer.lr=0.003", "model.scheduler.num_warmup_steps=0", "data.module.group_size=4")
 """Settings under which the shipped policy visibly moves within one step."""
@@ -46,7 +47,7 @@ def rollouts(run_dir):
 # ---- what is trained on ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLAYABLE)
+@pytest.mark.parametrize("name", lanes(PLAYABLE, fast=FAST))
 def test_experiment_runs_end_to_end(composed, policy_dir, tmp_path, name):
     train.train(composed(f"experiment={name}", *SMALL, "trainer.max_epochs=1", f"paths.policy_dir={policy_dir}"))
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -54,7 +55,7 @@ def test_experiment_runs_end_to_end(composed, policy_dir, tmp_path, name):
     assert {"val/success/start", "val/success/final", "test/success"} <= set(summary) and "interrupted" not in summary
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in RIVALS])
 def test_experiment_takes_several_steps_a_rollout_set(composed, name):
     data = composed(f"experiment={name}").data.module  # with one step every ratio is 1 and clipping never binds
     assert data.prompts_per_iteration >= 2 * data.mini_batch_prompts

@@ -71,6 +71,19 @@ def centre(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[
     return torch.zeros_like(reward).masked_scatter(mask, above - _mean_in_group(above, index, n_groups))
 
 
+def leave_one_out(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Reward less the mean of the others of its group: r − (Σr − r) / (n − 1) = (r − mean(r)) · n / (n − 1).
+
+    Rewards share a group by `labels`; 0 for a reward that is alone.
+    """
+    above, index, n_groups = _above_lowest(reward, mask, labels)
+    size = index.bincount(minlength=n_groups)[index]
+    less_mean = above - _mean_in_group(above, index, n_groups)
+    return torch.zeros_like(reward).masked_scatter(mask, less_mean * size / (size - 1).clamp(min=1))
+
+
 FLOAT32_ROUNDING = 1e-6
 """A gain scored in another batch differs by as much."""
 NOISE_WIDTH = 4.0

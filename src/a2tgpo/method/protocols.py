@@ -67,10 +67,11 @@ class Combiner(Protocol):
     def combine(
         self,
         accumulated: Float[Tensor, "B C"],
+        mask: Bool[Tensor, "B C"],
         outcome_hat: Float[Tensor, " B"],
         turn_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T"]:
-        """Advantage of every turn."""
+        """Advantage of every turn; `mask` is that of the rewards that were placed."""
         ...
 
 

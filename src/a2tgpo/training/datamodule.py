@@ -15,16 +15,20 @@ from a2tgpo.rollouts.start import EVALUATION_NOISE, TRAINING_NOISE
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.distributed import rank_and_world_size, shard
+from a2tgpo.system.errors import finite
 from a2tgpo.system.process import precision_context
 from a2tgpo.system.settings import require_all
 from a2tgpo.tasks.protocols import Tasks
 from a2tgpo.training.protocols import Learner
+from a2tgpo.training.refill import fill
 
 
 class RolloutDataModule(LightningDataModule):
     """One epoch is one rollout set: `prompts_per_iteration` prompts × `group_size` trajectories.
 
-    The prompts of an iteration depend on (seed, iteration) alone; ranks share the prompts of each mini-batch.
+    The prompts of an iteration depend on (seed, iteration) alone; ranks share the prompts of each mini-batch. A prompt
+    whose outcomes are all equal gives its place to another one, at most `refill_rounds` times; where that is not 0,
+    what is equal even then is left out. `shaping` adds to the outcomes of training.
     """
 
     def __init__(
@@ -33,9 +37,11 @@ class RolloutDataModule(LightningDataModule):
         environment: Callable[[Task], Environment],
         engine: Engine,
         reward: Reward,
+        shaping: Reward | None,
         prompts_per_iteration: int,
         mini_batch_prompts: int,
         group_size: int,
+        refill_rounds: int,
         max_prompt_tokens: int,
         max_response_tokens: int,
         max_action_tokens: int,
@@ -49,6 +55,7 @@ class RolloutDataModule(LightningDataModule):
         super().__init__()
         own = {"prompts_per_iteration": prompts_per_iteration, "mini_batch_prompts": mini_batch_prompts}
         own |= {"group_size": group_size, "seed": seed, "val_tasks": val_tasks, "test_tasks": test_tasks}
+        own |= {"refill_rounds": refill_rounds}
         require_all(own, "data.module")
         if prompts_per_iteration % mini_batch_prompts:
             raise ValueError(
@@ -66,9 +73,9 @@ class RolloutDataModule(LightningDataModule):
             episode_timeout,
             max_failed_share,
         )
-        self.tasks, self.seed = tasks, seed
+        self.tasks, self.shaping, self.seed = tasks, shaping, seed
         self.prompts_per_iteration, self.mini_batch_prompts = prompts_per_iteration, mini_batch_prompts
-        self.group_size = group_size
+        self.group_size, self.refill_rounds = group_size, refill_rounds
         self.steps_per_iteration = prompts_per_iteration // mini_batch_prompts
         self._lap, self._order = -1, np.empty(0, dtype=int)
         self._served: tuple[int, list[RolloutBatch]] = (-1, [])
@@ -124,7 +131,8 @@ class RolloutDataModule(LightningDataModule):
         tasks, epochs = self.tasks.split(split), self.trainer.max_epochs
         if split is Split.TRAIN:
             endless = epochs is None or epochs < 0
-            indices = self._shuffled(0, len(tasks))[: None if endless else epochs * self.prompts_per_iteration].tolist()
+            count = None if endless else epochs * (1 + self.refill_rounds) * self.prompts_per_iteration
+            indices = self._shuffled(0, len(tasks))[:count].tolist()
         else:
             indices = self._evaluated(split)
         return (tasks[index] for index in indices)
@@ -144,17 +152,36 @@ class RolloutDataModule(LightningDataModule):
     def make_rollout_set(self, iteration: int) -> list[RolloutBatch]:
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
-        prompts = shard(list(enumerate(self.draw_tasks(iteration))), self.mini_batch_prompts)
+        n_draws = 1 + self.refill_rounds
         with learner.phases("rollout"), self.precision():
-            trajectories = self.play(prompts, (self.seed, TRAINING_NOISE, iteration))
-        n_failed = len(prompts) * self.group_size - len(trajectories)
-        steps = self.mini_batches([trajectory.group for trajectory in trajectories])
+            filled = fill(range(iteration * n_draws, (iteration + 1) * n_draws), self._own_prompts, self._play_draw)
+        trained = filled.telling if self.refill_rounds else list(filled.groups)
+        kept = trained or list(filled.groups)  # a rank with nothing to train on scores something nevertheless
+        trajectories = self.shaped([trajectory for place in kept for trajectory in filled.groups[place]])
+        n_failed = len(kept) * self.group_size - len(trajectories)
+        steps = self.mini_batches([trajectory.group for trajectory in trajectories] if trained else [])
         with self.precision():
             batch = learner.prepare(trajectories, [rows or [0] for rows in steps], n_failed)
+        if self.refill_rounds:
+            learner.metrics["train/groups_played"] = filled.n_played / len(filled.groups)
+            learner.metrics["train/groups_left_out"] = 1 - len(trained) / len(filled.groups)
         return [batch.rows(rows) if rows else self.stand_in(batch) for rows in steps]
 
+    def _own_prompts(self, draw: int) -> list[tuple[int, Task]]:
+        return shard(list(enumerate(self.draw_tasks(draw))), self.mini_batch_prompts)
+
+    def _play_draw(self, prompts: Sequence[tuple[int, Task]], draw: int) -> list[Trajectory]:
+        return self.play(prompts, (self.seed, TRAINING_NOISE, draw))
+
+    def shaped(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory]:
+        """The trajectories with what training adds to their outcomes."""
+        if self.shaping is None:
+            return trajectories
+        added = zip(trajectories, self.shaping(trajectories), strict=True)
+        return [replace(t, outcome=t.outcome + finite("data.shaping", extra)) for t, extra in added]
+
     def play(self, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]) -> list[Trajectory]:
-        """The episodes of a rollout set that did not fail; `key` keys the sampling noise."""
+        """The episodes of these prompts that did not fail; `key` keys the sampling noise."""
         learner: Learner = self.trainer.lightning_module
         return self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
 
@@ -171,11 +198,12 @@ class RolloutDataModule(LightningDataModule):
         """
         return precision_context(self.trainer.strategy.root_device, self.trainer.precision)
 
-    def draw_tasks(self, iteration: int) -> list[Task]:
-        """The prompts of an iteration: the next ones of an endless walk over reshuffled training tasks."""
+    def draw_tasks(self, draw: int) -> list[Task]:
+        """The prompts of a draw (an iteration, or a round of one): the next ones of an endless walk over reshuffled
+        training tasks."""
         tasks = self.tasks.split(Split.TRAIN)
         drawn = []
-        for position in range(iteration * self.prompts_per_iteration, (iteration + 1) * self.prompts_per_iteration):
+        for position in range(draw * self.prompts_per_iteration, (draw + 1) * self.prompts_per_iteration):
             lap, index = divmod(position, len(tasks))
             drawn.append(tasks[self._shuffled(lap, len(tasks))[index]])
         return drawn

@@ -14,6 +14,8 @@ class Learner(Protocol):
 
     policy: Policy
     phases: PhaseTimer
+    metrics: dict[str, float]
+    """Numbers about the rollout set that was prepared last."""
 
     def require_context_length(self, tasks: Iterable[Task], max_sequence_tokens: int) -> None:
         """Raises ValueError where a trajectory of `max_sequence_tokens` leaves no context length to score an answer."""

@@ -34,6 +34,7 @@ class Additive:
     def combine(
         self,
         accumulated: Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         outcome_hat: Float[Tensor, " B"],
         turn_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T"]:

@@ -37,8 +37,9 @@ class StagedCredit:
         accumulated = self.accumulator(normalized, mask)
         column = inputs.outcome[:, None]
         outcome_hat = self.outcome(column, torch.ones_like(column, dtype=torch.bool), inputs.group_ids)[:, 0]
-        advantage = self.combiner.combine(accumulated, outcome_hat, inputs.turn_mask)
-        outcome_only = self.combiner.combine(torch.zeros_like(accumulated), outcome_hat, inputs.turn_mask)
+        advantage = self.combiner.combine(accumulated, mask, outcome_hat, inputs.turn_mask)
+        nothing = torch.zeros_like(accumulated)
+        outcome_only = self.combiner.combine(nothing, mask, outcome_hat, inputs.turn_mask)
         n_turns = inputs.gain.shape[1]
         return CreditOutputs(
             normalized_gain=torch.where(inputs.gain_mask, normalized[:, :n_turns], 0.0),
