@@ -175,6 +175,8 @@ def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
         gain_mask=wider(gain_mask, False),
         turn_mask=wider(turn_mask, False),
         state_ids=wider(inputs.state_ids, 0),
+        action_ids=wider(inputs.action_ids, 0),
+        n_new_pieces=wider(inputs.n_new_pieces, 9),
     )
     for field in fields(outputs):
         result = getattr(outputs, field.name)

@@ -71,6 +71,20 @@ def centre(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[
     return torch.zeros_like(reward).masked_scatter(mask, above - _mean_in_group(above, index, n_groups))
 
 
+def leave_one_out(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Reward less the mean of the others of its group, (r − mean(r)) · n/(n − 1), and who has others; 0 where none.
+
+    RLOO (arXiv 2402.14740) on outcomes. Rewards share a group by `labels`.
+    """
+    above, index, n_groups = _above_lowest(reward, mask, labels)
+    size = index.bincount(minlength=n_groups)[index]
+    deviation = (above - _mean_in_group(above, index, n_groups)) * size / (size - 1).clamp(min=1)
+    has_others = torch.zeros_like(mask).masked_scatter(mask, size > 1)
+    return torch.zeros_like(reward).masked_scatter(mask, deviation), has_others
+
+
 FLOAT32_ROUNDING = 1e-6
 """A gain scored in another batch differs by as much."""
 NOISE_WIDTH = 4.0

@@ -209,6 +209,11 @@ _TABLE: dict[str, dict[str, Limit]] = {
     "model.normalizer": {"resolution": either(NOT_NEGATIVE, choice("auto"))},
     "model.accumulator": {"gamma": number(above=0, at_most=1)},
     "model.combiner": {"alpha": number()},
+    "model.credit": {
+        "alpha": number(),
+        "gamma": number(above=0, at_most=1),
+        "lone": choice("outcome", "raw"),
+    },
     "model.clipper": {
         "beta": number(at_least=0, below=1),
         "eps_low": POSITIVE_OR_INF,
