@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from a2tgpo.method import functional
+from a2tgpo.method.credits.belief_baseline import BeliefBaseline, _shown
 from a2tgpo.method.credits.turn_leave_one_out import TurnLeaveOneOut
 from a2tgpo.method.method import PAPER
+from a2tgpo.method.ridge import leave_one_group_out_ridge
 from tests.helpers.observed import credit_inputs, random_observed
 from tests.helpers.shipped import settings
 
@@ -44,6 +46,12 @@ def random_inputs(seed):
     return replace(
         inputs, belief=gains.belief, state_ids=states, action_ids=seen.action_ids % 3, n_new_pieces=seen.n_new_pieces
     )
+
+
+def rloo(inputs):
+    """R less the mean outcome of the prompt's other trajectories."""
+    outcome = inputs.outcome[:, None]
+    return functional.leave_one_out(outcome, torch.ones_like(outcome, dtype=torch.bool), inputs.group_ids[:, None])[0]
 
 
 # ---- leave-one-out per depth -----------------------------------------------------------------------------------------
@@ -102,7 +110,85 @@ def test_turn_leave_one_out_is_its_equation(seed):
 def test_without_gains_and_with_equal_lengths_it_is_rloo(seed):
     inputs = random_inputs(seed)
     inputs = replace(inputs, turn_mask=torch.ones_like(inputs.turn_mask), gain_mask=inputs.gain_mask & False)
-    rloo, _ = functional.leave_one_out(inputs.outcome[:, None], inputs.turn_mask[:, :1], inputs.group_ids[:, None])
     outputs = turn_leave_one_out()(inputs)
-    same(outputs.advantage, rloo.expand(-1, inputs.turn_mask.shape[1]))
+    same(outputs.advantage, rloo(inputs).expand(-1, inputs.turn_mask.shape[1]))
     assert not outputs.turn_credit.any()
+
+
+# ---- the belief as a baseline ----------------------------------------------------------------------------------------
+
+
+def belief_baseline(**changes):
+    return BeliefBaseline(**settings("model/credit/belief_baseline") | changes)
+
+
+def test_lambda_advantage_by_hand():
+    value, mask = doubles([[0.5, 0.75, 0.25]]), torch.ones(1, 3, dtype=torch.bool)
+    for lam, expected in ((0, [0.25, -0.5, 0.75]), (0.5, [0.1875, -0.125, 0.75]), (1, [0.5, 0.25, 0.75])):
+        same(functional.lambda_advantage(value, doubles([1.0]), mask, lam), doubles([expected]))
+
+
+def ridge_by_hand(features, target, penalty, at):
+    mean, scale = features.mean(0), features.std(0, correction=0)
+    varies = scale > 1e-9
+    z = ((features - mean) / scale)[:, varies]
+    slope = torch.linalg.solve(z.T @ z + penalty * torch.eye(z.shape[1]).double(), z.T @ (target - target.mean()))
+    return target.mean() + ((at - mean) / scale)[:, varies] @ slope
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_ridge_is_fitted_without_the_group_it_predicts(seed):
+    rng = torch.Generator().manual_seed(seed)
+    features = torch.randn(40, 4, dtype=torch.float64, generator=rng) * doubles([1, 100, 0.01, 0]) + doubles(
+        [0, 50, 1, 0.1]
+    )
+    target, groups = torch.randn(40, dtype=torch.float64, generator=rng), torch.randint(0, 5, (40,), generator=rng)
+    found = leave_one_group_out_ridge(features, target, groups, penalty=3.0)
+    for group in groups.unique():
+        own = groups == group
+        same(found[own], ridge_by_hand(features[~own], target[~own], 3.0, features[own]), atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("parts", [{}, {"belief": False}, {"dialogue": False}, {"belief": False, "dialogue": False}])
+def test_no_trajectory_is_in_its_own_baseline(seed, parts):
+    # With λ = 1 the advantage is R − V̂: it moves by what R moves, in this trajectory.
+    inputs, credit = random_inputs(seed), belief_baseline(lam=1.0, **parts)
+    before = credit(inputs).advantage
+    for row in range(len(before)):
+        outcome = inputs.outcome.clone()
+        outcome[row] += 0.5
+        moved = credit(replace(inputs, outcome=outcome)).advantage[row] - before[row]
+        has_others = int((inputs.group_ids == inputs.group_ids[row]).sum()) > 1
+        same(moved, inputs.turn_mask[row] * doubles(0.5 * has_others), atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_prompt_alone_has_a_constant_baseline_and_is_rloo(seed):
+    inputs = random_inputs(seed)
+    inputs = replace(inputs, group_ids=torch.zeros_like(inputs.group_ids))
+    outputs = belief_baseline(lam=1.0)(inputs)
+    same(outputs.advantage, torch.where(inputs.turn_mask, rloo(inputs), 0.0))
+    assert outputs.turn_credit.abs().max() < 1e-12
+
+
+def test_a_belief_that_foretells_the_outcome_takes_its_place():
+    # In every prompt the first search settles it. The critic learns so from the others, and credits the search alone.
+    rng = torch.Generator().manual_seed(0)
+    outcome = torch.randint(0, 2, (64 * 8,), generator=rng).double()
+    inputs = played([[0.0, 0.0, None]] * len(outcome), outcome.tolist(), [i // 8 for i in range(len(outcome))])
+    belief = torch.stack([torch.full_like(outcome, 0.4), *[0.1 + 0.8 * outcome] * 3], 1)
+    advantage = belief_baseline(lam=0.0)(replace(inputs, belief=belief)).advantage
+    assert (advantage[:, 0] * (2 * outcome - 1) > 0.3).all() and (advantage[:, 1:].abs() < 0.1).all()
+
+
+def test_what_the_dialogue_shows_is_counted_before_each_turn():
+    inputs = replace(
+        played([[0.1, 0.1, 0.1, None], [0.1, None]], [1.0, 0.0]),
+        action_ids=torch.tensor([[5, 5, 7, 9], [5, 9, 5, 5]]),
+        n_new_pieces=torch.tensor([[2, 0, 3, 0], [1, 0, 8, 8]]),
+    )
+    seen, last, distinct, repeated = (column[0].tolist() for column in _shown(inputs))
+    assert (seen, last) == ([0, 2, 2, 5], [0, 2, 0, 3])
+    assert (distinct, repeated) == ([0, 1, 1, 2], [0, 0, 1, 1])
+    assert [column[1, :2].tolist() for column in _shown(inputs)] == [[0, 1], [0, 1], [0, 1], [0, 0]]

@@ -213,6 +213,9 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "alpha": number(),
         "gamma": number(above=0, at_most=1),
         "lone": choice("outcome", "raw"),
+        **dict.fromkeys(("belief", "dialogue"), FLAG),
+        "penalty": POSITIVE,
+        "lam": SHARE,
     },
     "model.clipper": {
         "beta": number(at_least=0, below=1),
