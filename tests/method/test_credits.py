@@ -1,18 +1,21 @@
 """Turn credits: hand numbers, reductions to their neighbours, and loops against vectors."""
 
 from dataclasses import replace
-from statistics import fmean
+from statistics import fmean, pstdev, pvariance
 
 import pytest
 import torch
 
 from a2tgpo.method import functional
 from a2tgpo.method.credits.belief_baseline import BeliefBaseline, _shown
+from a2tgpo.method.credits.bellman_closure import BellmanClosure
+from a2tgpo.method.credits.shrunken_groups import ShrunkenGroups
 from a2tgpo.method.credits.turn_leave_one_out import TurnLeaveOneOut
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.ridge import leave_one_group_out_ridge
 from tests.helpers.observed import credit_inputs, random_observed
 from tests.helpers.shipped import settings
+from tests.parts.anchor_states import AnchorStates
 
 SEEDS = range(5)
 
@@ -42,7 +45,7 @@ def random_inputs(seed):
     seen = random_observed(seed, rows=12)
     gains = PAPER.signal(seen)
     inputs = credit_inputs(gains.gain, gains.gain_mask, seen.turn_mask, seen.outcome, seen.group_ids)
-    states = seen.state_ids + 100 * seen.group_ids[:, None]
+    states = seen.state_ids % 4 + 100 * seen.group_ids[:, None]
     return replace(
         inputs, belief=gains.belief, state_ids=states, action_ids=seen.action_ids % 3, n_new_pieces=seen.n_new_pieces
     )
@@ -192,3 +195,155 @@ def test_what_the_dialogue_shows_is_counted_before_each_turn():
     assert (seen, last) == ([0, 2, 2, 5], [0, 2, 0, 3])
     assert (distinct, repeated) == ([0, 1, 1, 2], [0, 0, 1, 1])
     assert [column[1, :2].tolist() for column in _shown(inputs)] == [[0, 1], [0, 1], [0, 1], [0, 0]]
+
+
+# ---- actions of an anchor state --------------------------------------------------------------------------------------
+
+
+def shrunken_groups(**changes):
+    return ShrunkenGroups(**settings("model/credit/shrunken_groups") | {"outcome": PAPER.credit.outcome} | changes)
+
+
+def acted(plays):
+    """Trajectories of one prompt, from texts such as `s0 a s1 c +`: states and actions in turn, then the outcome."""
+    rows = [(words[:-1:2], words[1:-1:2], float(words[-1] == "+")) for words in map(str.split, plays)]
+    names: dict[str, int] = {}
+    inputs = played([[None] * len(actions) for _, actions, _ in rows], [outcome for *_, outcome in rows])
+    width = inputs.turn_mask.shape[1]
+
+    def ids(column):
+        table = [[names.setdefault(name, len(names)) for name in row[column]] for row in rows]
+        return torch.tensor([row + [-1] * (width - len(row)) for row in table])
+
+    return replace(inputs, state_ids=ids(0), action_ids=ids(1))
+
+
+def test_shrunken_groups_by_hand():
+    # Two visits did a and succeeded, one did b and failed: μ̃ = .8889 .3333; ρ = tanh(3/2), as nothing varies within.
+    outputs = shrunken_groups(kappa=1.0, tau=2.0, omega=1.0)(acted(["s a +", "s a +", "s b -"]))
+    same(outputs.turn_credit[:, 0], 0.9051483 * doubles([0.70710678, 0.70710678, -1.41421356]), atol=1e-7)
+    same(outputs.advantage[:, 0] - outputs.turn_credit[:, 0], doubles([0.5**0.5, 0.5**0.5, -(2**0.5)]))
+
+
+def test_the_gate_closes_where_outcomes_vary_within_actions():
+    # Means .5 and 0 around 1/3: B = 1/18, W = 1/6.
+    outputs = shrunken_groups(kappa=0.0, tau=2.0)(acted(["s a +", "s a -", "s b -"]))
+    same(outputs.turn_credit[:, 0], 0.9051483 * 0.25 * doubles([0.70710678, 0.70710678, -1.41421356]), atol=1e-7)
+
+
+def shrunken_by_hand(inputs, omega, kappa, tau, min_visits):
+    visits = [(row, t) for row, t in inputs.turn_mask.nonzero().tolist()]
+    outcome, prompts, actions = inputs.outcome.tolist(), inputs.group_ids.tolist(), inputs.action_ids
+    keys = (
+        lambda row, t: int(inputs.state_ids[row, t]),
+        lambda row, t: (prompts[row], t),
+        lambda row, t: prompts[row],
+    )
+    credit = torch.zeros(inputs.turn_mask.shape, dtype=torch.float64)
+    for row, t in visits:
+        sets = [[v for v in visits if key(*v) == key(row, t)] for key in keys]
+        members = next((m for m in sets if len(m) >= min_visits), sets[-1])
+        by_action = {}
+        for v in members:
+            by_action.setdefault(int(actions[v]), []).append(outcome[v[0]])
+        mean = fmean(outcome[v[0]] for v in members)
+        worth = {a: (sum(r) + kappa * mean) / (len(r) + kappa) for a, r in by_action.items()}
+        shrunken = [worth[int(actions[v])] for v in members]
+        within = sum(len(r) / len(members) * pvariance(r) for r in by_action.values())
+        between = pvariance([outcome[v[0]] for v in members]) - within
+        if max(shrunken) - min(shrunken) > 1e-6:
+            z = (worth[int(actions[row, t])] - fmean(shrunken)) / pstdev(shrunken)
+            credit[row, t] = omega * torch.tensor(len(members) / tau).tanh().double() * between / (between + within) * z
+    return credit
+
+
+@pytest.mark.parametrize("min_visits", [1, 3, 5])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_shrunken_groups_are_their_equations(seed, min_visits):
+    values = {"omega": 0.7, "kappa": 0.5, "tau": 2.0, "min_visits": min_visits}
+    inputs = random_inputs(seed)
+    same(shrunken_groups(**values)(inputs).turn_credit, shrunken_by_hand(inputs, **values), atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_without_shrinking_and_with_actions_of_their_own_shrunken_groups_are_gigpo(seed):
+    inputs = random_inputs(seed)
+    inputs = replace(inputs, action_ids=torch.arange(inputs.turn_mask.numel()).view(inputs.turn_mask.shape))
+    outputs = shrunken_groups(kappa=0.0, tau=1e-9, min_visits=1)(inputs)
+    outcome = inputs.outcome[:, None].expand(inputs.turn_mask.shape)
+    gigpo = functional.standardise(outcome, inputs.turn_mask, inputs.state_ids, 1e-6)
+    same(outputs.turn_credit, gigpo)
+    assert gigpo.any()
+
+
+# ---- the empirical decision process ----------------------------------------------------------------------------------
+
+
+def bellman_closure(**changes):
+    return BellmanClosure(**settings("model/credit/bellman_closure") | {"outcome": PAPER.credit.outcome} | changes)
+
+
+CROSSING = ("s0 a s1 c +", "s0 a s1 d -", "s0 b s2 e s1 c +", "s0 b s2 f -")
+"""The third goes another way and comes through the state of the first two."""
+
+
+def test_bellman_closure_by_hand():
+    # V(s1) = .98 · 2/3 = .653333, V(s2) = .98 · ½ V(s1) = .320133, V(s0) = .98 (½ V(s1) + ½ V(s2)) = .477.
+    inputs = acted(CROSSING)
+    outputs = bellman_closure(state_weight=1.0, beta=0.98)(inputs)
+    expected = [[1, 0.70710678, 0], [1, -1.41421356, 0], [-1, 1, 0.70710678], [-1, -1, 0]]
+    same(outputs.turn_credit, doubles(expected), atol=1e-7)
+    outcome_hat = doubles([1, -1, 1, -1])[:, None] * inputs.turn_mask
+    same(outputs.advantage, outcome_hat + outputs.turn_credit)
+
+
+def test_what_is_not_followed_does_not_see_where_an_action_leads():
+    by_depth = [bellman_closure(depth=depth)(acted(CROSSING)).turn_credit for depth in (0, 1, 2, 3, "all")]
+    assert not by_depth[0][:, 0].any()  # a and b both succeed once in two
+    assert by_depth[1][:, 0].any()
+    same(by_depth[3], by_depth[4])  # no trajectory has more than three turns
+
+
+@pytest.mark.parametrize("beta", [0.9, 1.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bellman_closure_solves_the_linear_equations(seed, beta):
+    # States are visited again and again here, also by the same trajectory: V = (I − βM)⁻¹ βb, Q = β Σ P V.
+    inputs = random_inputs(seed)
+    states = sorted(set(inputs.state_ids[inputs.turn_mask].tolist()))
+    place = {state: i for i, state in enumerate(states)}
+    moves, wins, visits = torch.zeros(len(states), len(states)).double(), torch.zeros(len(states)).double(), []
+    for row, n in enumerate(inputs.turn_mask.sum(1).tolist()):
+        trail = [place[s] for s in inputs.state_ids[row, :n].tolist()]
+        visits += [(row, t, s, (*trail, None)[t + 1]) for t, s in enumerate(trail)]
+    for row, _, state, following in visits:
+        share = 1 / sum(v[2] == state for v in visits)
+        if following is None:
+            wins[state] += share * inputs.outcome[row]
+        else:
+            moves[state, following] += share
+    value = torch.linalg.solve(torch.eye(len(states)).double() - beta * moves, beta * wins)
+    after = {(v[0], v[1]): beta * float(inputs.outcome[v[0]] if v[3] is None else value[v[3]]) for v in visits}
+    expected = torch.zeros(inputs.turn_mask.shape, dtype=torch.float64)
+    for row, t, state, _ in visits:
+        action = inputs.action_ids[row, t]
+        alike = [after[v[:2]] for v in visits if v[2] == state and inputs.action_ids[v[0], v[1]] == action]
+        expected[row, t] = fmean(alike) - value[state]
+    found = bellman_closure(beta=beta, state_weight=1e6, min_std=1e6)(inputs).turn_credit  # A_S without its spread
+    same(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_depth_zero_with_actions_of_their_own_is_gigpo(seed):
+    inputs = random_inputs(seed)
+    inputs = replace(inputs, action_ids=torch.arange(inputs.turn_mask.numel()).view(inputs.turn_mask.shape))
+    found = bellman_closure(depth=0, state_weight=1e6, min_std=1e6)(inputs)
+    gigpo = AnchorStates(omega=1.0, gamma=1.0)(inputs).turn_credit
+    same(found.turn_credit, gigpo, atol=1e-9)
+    assert gigpo.any()
+
+
+@pytest.mark.parametrize("credit", [shrunken_groups, bellman_closure])
+def test_where_all_do_the_same_the_outcome_is_the_credit(credit):
+    inputs = random_inputs(0)
+    outputs = credit()(replace(inputs, action_ids=torch.zeros_like(inputs.action_ids)))
+    assert not outputs.turn_credit.any() and outputs.advantage.any()

@@ -71,6 +71,25 @@ def centre(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[
     return torch.zeros_like(reward).masked_scatter(mask, above - _mean_in_group(above, index, n_groups))
 
 
+def group_mean(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Mean of the group, at each of its members; 0 where the mask is False."""
+    return torch.where(mask, reward - centre(reward, mask, labels), 0.0)
+
+
+def group_size(mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Counted members of the group, at each of them; 0 where the mask is False."""
+    _, index, count = torch.unique(labels[mask], return_inverse=True, return_counts=True)
+    return torch.zeros_like(labels).masked_scatter(mask, count[index])
+
+
+def pair(labels: Int[Tensor, "B T"], action_ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Label of what was done there: equal where both are equal."""
+    least = action_ids.min()
+    return labels * (action_ids.max() - least + 1) + action_ids - least
+
+
 def leave_one_out(
     reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:

@@ -214,7 +214,11 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "gamma": number(above=0, at_most=1),
         "lone": choice("outcome", "raw"),
         **dict.fromkeys(("belief", "dialogue"), FLAG),
-        "penalty": POSITIVE,
+        **dict.fromkeys(("penalty", "tau", "min_std"), POSITIVE),
+        **dict.fromkeys(("omega", "kappa", "outcome_weight", "state_weight"), NOT_NEGATIVE),
+        "min_visits": COUNT,
+        "beta": number(above=0, at_most=1),
+        "depth": either(COUNT_OR_ZERO, choice("all")),
         "lam": SHARE,
     },
     "model.clipper": {
