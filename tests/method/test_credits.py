@@ -13,6 +13,7 @@ from a2tgpo.method.credits.shrunken_groups import ShrunkenGroups
 from a2tgpo.method.credits.turn_leave_one_out import TurnLeaveOneOut
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.ridge import leave_one_group_out_ridge
+from a2tgpo.method.values import lambda_advantage
 from tests.helpers.observed import credit_inputs, random_observed
 from tests.helpers.shipped import settings
 from tests.parts.anchor_states import AnchorStates
@@ -128,7 +129,7 @@ def belief_baseline(**changes):
 def test_lambda_advantage_by_hand():
     value, mask = doubles([[0.5, 0.75, 0.25]]), torch.ones(1, 3, dtype=torch.bool)
     for lam, expected in ((0, [0.25, -0.5, 0.75]), (0.5, [0.1875, -0.125, 0.75]), (1, [0.5, 0.25, 0.75])):
-        same(functional.lambda_advantage(value, doubles([1.0]), mask, lam), doubles([expected]))
+        same(lambda_advantage(value, doubles([1.0]), mask, lam), doubles([expected]))
 
 
 def ridge_by_hand(features, target, penalty, at):

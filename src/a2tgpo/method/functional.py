@@ -151,27 +151,6 @@ def discounted_sum(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamm
     return torch.where(mask, total, 0.0)
 
 
-def next_value(
-    value: Float[Tensor, "B T"], outcome: Float[Tensor, " B"], mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B T"]:
-    """Value of the next counted turn, behind the last one the outcome: Vₜ₊₁; 0 at turns that do not count."""
-    result, ahead = torch.zeros_like(value), outcome
-    for t in reversed(range(value.shape[1])):
-        result[:, t] = torch.where(mask[:, t], ahead, 0.0)
-        ahead = torch.where(mask[:, t], value[:, t], ahead)
-    return result
-
-
-def lambda_advantage(
-    value: Float[Tensor, "B T"], outcome: Float[Tensor, " B"], mask: Bool[Tensor, "B T"], lam: float
-) -> Float[Tensor, "B T"]:
-    """Âₜ = Σ_{k≥t} λ^{k−t} δₖ, δₖ = Vₖ₊₁ − Vₖ over the counted turns, V behind the last one the outcome.
-
-    GAE (arXiv 1506.02438) without a discount. λ = 1 is R − Vₜ; λ = 0 is δₜ, which adds up to R − V₀.
-    """
-    return discounted_sum(next_value(value, outcome, mask) - value, mask, lam)
-
-
 def sqrt_rescale(total: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Sum brought back to the scale of one term: Dₜ / √nₜ, nₜ = number of counted turns k ≥ t (eq. 8)."""
     n_terms = mask.flip(-1).cumsum(-1).flip(-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from a2tgpo.method import functional
 from a2tgpo.method.ridge import leave_one_group_out_ridge
 from a2tgpo.method.turns import CreditInputs, CreditOutputs
+from a2tgpo.method.values import lambda_advantage
 from a2tgpo.system.settings import require_all
 
 MIN_BELIEF = 1e-6
@@ -48,7 +49,7 @@ class BeliefBaseline:
         by_outcome, has_others = functional.leave_one_out(outcome, everyone, inputs.group_ids[:, None])
         mask = inputs.turn_mask & has_others
         value = self._values(inputs, mask, outcome - by_outcome)
-        advantage = functional.lambda_advantage(value, inputs.outcome, mask, self.lam)
+        advantage = lambda_advantage(value, inputs.outcome, mask, self.lam)
         return CreditOutputs(torch.zeros_like(advantage), advantage, torch.where(mask, advantage - by_outcome, 0.0))
 
     def _values(

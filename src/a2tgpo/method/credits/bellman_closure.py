@@ -10,6 +10,7 @@ from torch import Tensor
 from a2tgpo.method import functional
 from a2tgpo.method.protocols import Normalizer
 from a2tgpo.method.turns import CreditInputs, CreditOutputs
+from a2tgpo.method.values import next_value
 from a2tgpo.system.settings import require_all
 
 RESOLUTION = 1e-12
@@ -64,7 +65,7 @@ class BellmanClosure:
         steps, moved, least = 0, torch.inf, RESOLUTION * float(outcome.abs().max())
         while steps != self.depth and moved > least:
             value = functional.group_mean(followed, mask, inputs.state_ids)
-            following = self.beta * functional.next_value(value, outcome, mask)
+            following = self.beta * next_value(value, outcome, mask)
             moved = float((following - followed)[mask].abs().max())
             steps, followed = steps + 1, following
         return followed
