@@ -147,7 +147,13 @@ def test_tool_text_cannot_end_the_episode(text, make):
 
 def test_the_search_is_answered_by_the_best_passages():
     found = (Call("search", CallResult.FOUND),)
-    assert episode().step(SEARCH) == StepResult(f"<result> {FIRST}</result>", useful=True, calls=found)
+    assert episode().step(SEARCH) == StepResult(
+        f"<result> {FIRST}</result>",
+        useful=True,
+        calls=found,
+        action='[null, [["search", {"query": "director of Bemi"}]]]',
+        n_new_pieces=1,
+    )
     assert (
         episode(topk=2).step("<search> Bemi director</search>").observation
         == f"<result> {FIRST} {PASSAGES[2]}</result>"

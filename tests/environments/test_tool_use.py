@@ -478,6 +478,35 @@ def test_a_call_is_useful_where_it_is_the_first_to_bring_a_passage_of_a_page():
     assert game.finish(StopReason.MAX_TURNS)["useful_calls"] == 2.0
 
 
+def test_an_action_is_named_by_what_it_does():
+    def names(*texts):
+        game = tool_use(TAGS, {"search": search}, max_calls=4)(TASK)
+        return [game.step(text).action for text in texts]
+
+    first, thought, other = names(
+        "<search> director of Bemi</search>",
+        "<think> so</think><search>director of Bemi</search>",
+        "<search>x</search>",
+    )
+    assert first == thought != other and first is not None
+    answers = [names(f"{body}")[0] for body in ("<answer> Kelu</answer>", "<think> so</think><answer>Kelu </answer>")]
+    assert answers[0] == answers[1] and answers[0] not in (first, other)
+    assert Action((ToolCall("f", {"a": 1, "b": 2}),)).name == Action((ToolCall("f", {"b": 2, "a": 1}),)).name
+    assert names("neither call nor answer") == [None]
+
+
+def test_pieces_are_new_once():
+    found = iter([["a", "b"], ["b", "c", "c"], "c", "d", []])
+
+    def look(query: str) -> str | list[str]:
+        """Looks it up."""
+        return next(found)
+
+    game = tool_use(TAGS, {"look": look}, max_calls=5)(TASK)
+    assert [game.step("<look> x</look>").n_new_pieces for _ in range(5)] == [2, 1, 0, 1, 0]
+    assert game.step("<answer> d</answer>").n_new_pieces == 0
+
+
 def test_without_evidence_nothing_is_said_of_useful_calls():
     game = tool_use(TAGS, {"search": search})(Task("t", "q", ("a",)))
     assert game.step("<search> director of Bemi</search>").useful is None

@@ -32,6 +32,8 @@ def observed(
         outcome=torch.zeros(rows, dtype=answer_logprob.dtype) if outcome is None else outcome,
         group_ids=torch.zeros(rows, dtype=torch.long) if group_ids is None else group_ids,
         state_ids=torch.arange(rows * turns).view(rows, turns),
+        action_ids=torch.arange(rows * turns).view(rows, turns),
+        n_new_pieces=torch.zeros(rows, turns, dtype=torch.long),
     )
 
 
@@ -55,6 +57,8 @@ def credit_inputs(
         outcome=outcome,
         group_ids=torch.zeros(rows, dtype=torch.long) if group_ids is None else group_ids,
         state_ids=torch.arange(rows * turns).view(rows, turns),
+        action_ids=torch.arange(rows * turns).view(rows, turns),
+        n_new_pieces=torch.zeros(rows, turns, dtype=torch.long),
     )
 
 
@@ -82,7 +86,8 @@ def random_observed(seed: int, rows: int = 9, turns: int = 4, prompts: int = 3, 
         group_ids=torch.randint(0, prompts, (rows,), generator=rng),
         turn_mask=torch.arange(turns) < n_turns[:, None],
     )
-    return replace(seen, state_ids=torch.randint(0, rows, (rows, turns), generator=rng))
+    states, actions, new = torch.randint(0, rows, (3, rows, turns), generator=rng)
+    return replace(seen, state_ids=states, action_ids=actions, n_new_pieces=new)
 
 
 @dataclass(frozen=True)

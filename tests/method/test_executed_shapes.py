@@ -130,15 +130,15 @@ def more_rows(tensor):
 
 
 FIELDS = {
-    observed: ("turn_mask", "process_mask", "state_mask", "state_ids"),
-    inputs: ("turn_mask", "gain", "gain_mask", "gain_noise", "belief", "state_ids"),
+    observed: ("turn_mask", "process_mask", "state_mask", "state_ids", "action_ids", "n_new_pieces"),
+    inputs: ("turn_mask", "gain", "gain_mask", "gain_noise", "belief", "state_ids", "action_ids"),
     batch: ("input_ids", "turn_ids", "rollout_logprobs", "turn_mask", "context_ids", "state_ids"),
 }
 
 
 @pytest.mark.parametrize(("build", "name"), [(build, name) for build, names in FIELDS.items() for name in names])
 def test_a_dataclass_refuses_a_field_of_another_shape_or_dtype(build, name):
-    other_dtype = torch.Tensor.bfloat16 if name.endswith(("ids", "mask")) else torch.Tensor.long
+    other_dtype = torch.Tensor.bfloat16 if name.endswith(("ids", "mask", "pieces")) else torch.Tensor.long
     for fault in (longer, more_rows, other_dtype):
         with pytest.raises(TypeCheckError):
             changed(build, name, fault)

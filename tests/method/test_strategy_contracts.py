@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from a2tgpo.method.values import unconserved
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
 from tests.helpers.observed import credit_inputs, observed, rows
 
@@ -177,11 +178,40 @@ def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
         gain_mask=wider(gain_mask, False),
         turn_mask=wider(turn_mask, False),
         state_ids=wider(inputs.state_ids, 0),
+        action_ids=wider(inputs.action_ids, 0),
+        n_new_pieces=wider(inputs.n_new_pieces, 9),
     )
     for field in fields(outputs):
         result = getattr(outputs, field.name)
         same(getattr(credit(padded), field.name), wider(result, 0.0))
         same(getattr(credit(rows(inputs, ORDER)), field.name), result[ORDER])
+
+
+CONSERVES = {
+    "belief_baseline": False,
+    "bellman_closure": False,
+    "shrunken_groups": False,
+    "staged": False,
+    "turn_leave_one_out": False,
+}
+"""Whether the turns of a trajectory share the outcome's own advantage, or each has all of it."""
+
+
+@each("credit")
+def test_a_credit_conserves_or_says_that_it_does_not(name, turns):
+    (gain, turn_mask), credit = turns, load_credit(name)
+    gain_mask = turn_mask & wider(turn_mask[:, 1:], False, 1)
+    outputs = credit(replace(credit_inputs(gain, gain_mask, turn_mask, rand(B), GROUPS), belief=rand(B, T + 1)))
+    own = (outputs.advantage - outputs.turn_credit)[:, 0]
+    conserved = unconserved(outputs.advantage, own).abs().max() < 1e-9
+    assert conserved == CONSERVES[name.split("/")[1]]
+
+
+def test_a_baseline_that_is_trusted_conserves(turns):
+    (gain, turn_mask), critic = turns, load_credit("credit/belief_baseline")
+    inputs = replace(credit_inputs(gain, turn_mask, turn_mask, rand(B), GROUPS), belief=rand(B, T + 1))
+    from_the_start = replace(critic, lam=1.0)(inputs).advantage[:, 0]  # R less its expectation before the first turn
+    same(unconserved(replace(critic, lam=0.0)(inputs).advantage, from_the_start), torch.zeros(B).double())
 
 
 @each("credit", "normalizer", "outcome")

@@ -151,8 +151,25 @@ def test_states_are_those_of_the_environment_where_it_knows_them(random_policy):
     assert contexts[0] == contexts[2] and contexts[0][1] != contexts[1][1]
 
 
+def test_actions_are_those_of_the_environment_where_it_names_them(random_policy):
+    def named(trajectory, *names, new=(0, 0)):
+        turns = zip(trajectory.turns, names, new, strict=True)
+        return replace(trajectory, turns=tuple(replace(turn, action=a, n_new_pieces=n) for turn, a, n in turns))
+
+    other = "<search> star of Bemi</search>"
+    plays = [([SEARCH, ANSWER], 0), ([other, ANSWER], 0), ([SEARCH, ANSWER], 0), ([SEARCH, ANSWER], 1)]
+    rows = [build_trajectory(random_policy, actions, [FOUND], group, i) for i, (actions, group) in enumerate(plays)]
+    rows = [named(rows[0], "a", "b", new=(2, 0)), named(rows[1], "a", None), rows[2], named(rows[3], "a", "b")]
+    batch = collate(rows, random_policy.pad_id)
+    ids = batch.action_ids.tolist()
+    assert ids[0][0] == ids[1][0] != ids[2][0]  # other words for the same; nobody says what the words do
+    assert ids[1][1] == ids[2][1] != ids[0][1]  # the same words
+    assert not set(ids[3]) & {i for row in ids[:3] for i in row}  # another prompt
+    assert batch.n_new_pieces.tolist() == [[2, 0], [0, 0], [0, 0], [0, 0]]
+
+
 def test_turns_that_do_not_exist_have_no_context_and_no_state(batch):
-    assert torch.equal(batch.state_ids >= 0, batch.turn_mask)
+    assert torch.equal(batch.state_ids >= 0, batch.turn_mask) and torch.equal(batch.action_ids >= 0, batch.turn_mask)
     assert torch.equal(batch.context_ids[:, 1:] >= 0, batch.turn_mask) and (batch.context_ids[:, 0] >= 0).all()
 
 

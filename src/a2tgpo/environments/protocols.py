@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,6 +51,12 @@ class Action:
 
     calls: tuple[ToolCall, ...] = ()
     answer: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Equal for equal tool calls and for equal answers, whatever was thought beside them."""
+        calls = [[call.name, dict(call.arguments)] for call in self.calls]
+        return json.dumps([self.answer and self.answer.strip(), calls], sort_keys=True)
 
 
 class Dialect(Protocol):

@@ -46,6 +46,7 @@ class ToolUse:
     """The tools as the policy is told of them."""
     _calls: int = field(default=0, init=False)
     _useful: int = field(default=0, init=False)
+    _new: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _answer: str | None = field(default=None, init=False)
     _seen: frozenset[str] = field(default=frozenset(), init=False)
@@ -67,9 +68,9 @@ class ToolUse:
             return StepResult(stop=StopReason.INVALID_ACTION)
         if action.answer is not None:
             self._answer = action.answer
-            return StepResult(stop=StopReason.ANSWERED)
+            return StepResult(stop=StopReason.ANSWERED, action=action.name)
         if self._calls + len(action.calls) > self.max_calls:
-            return StepResult(stop=StopReason.MAX_TURNS)
+            return StepResult(stop=StopReason.MAX_TURNS, action=action.name)
         return self._call_all(action)
 
     def state(self) -> str:
@@ -92,14 +93,16 @@ class ToolUse:
         return copy.copy(self)  # all that an episode changes is immutable
 
     def _call_all(self, action: Action) -> StepResult:
-        before = self._useful
+        useful, new = self._useful, self._new
         texts, calls = zip(*map(self._call, action.calls), strict=True)
         succeeded = any(call.result in (CallResult.FOUND, CallResult.EMPTY) for call in calls)
         return StepResult(
             self.dialect.observe(texts, self.schemas),
             stop=StopReason.TOOL_FAILURE if self._failures >= self.max_tool_failures else None,
-            useful=self._useful > before if self.task.evidence and succeeded else None,
+            useful=self._useful > useful if self.task.evidence and succeeded else None,
             calls=calls,
+            action=action.name,
+            n_new_pieces=self._new - new,
         )
 
     def _call(self, call: ToolCall) -> tuple[str, Call]:
@@ -129,6 +132,7 @@ class ToolUse:
             raise SettingError(f"{key}: it returned {result!r}; expected a text or a list of texts")
         shown = {*pieces, *(page(title) for title, _ in map(split_title, pieces) if title)}
         self._useful += bool(shown & set(self.task.evidence) - self._seen)
+        self._new += len({*pieces} - self._seen)
         self._seen |= shown
         text = result if isinstance(result, str) else self.dialect.layout(pieces)
         return text, Call(name, CallResult.FOUND) if pieces else Call(name, CallResult.EMPTY, "it found nothing")

@@ -98,6 +98,7 @@ def _advantages(
         )
     gain_mask = (position < n_own - 1) | (turn_mask & (gain != 0))
     n_rows, n_turns = turn_mask.shape
+    places = torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position  # nobody names states or actions
     observed = Observed(
         trajectories=(),
         turn_mask=turn_mask,
@@ -107,7 +108,9 @@ def _advantages(
         state_mask=torch.nn.functional.pad(gain_mask, (1, 0), value=False),
         outcome=rewards.masked_fill(placed, 0.0).sum(1),
         group_ids=group_ids,
-        state_ids=torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position,
+        state_ids=places,
+        action_ids=places,
+        n_new_pieces=torch.zeros_like(places),
     )
     credit = replace(method, signal=PlacedGains(gain, gain_mask)).assign(observed)
     return to_tokens(credit.advantage, turns)

@@ -71,17 +71,37 @@ def centre(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[
     return torch.zeros_like(reward).masked_scatter(mask, above - _mean_in_group(above, index, n_groups))
 
 
-def leave_one_out(
+def group_mean(
     reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Reward less the mean of the others of its group: r − (Σr − r) / (n − 1) = (r − mean(r)) · n / (n − 1).
+    """Mean of the group, at each of its members; 0 where the mask is False."""
+    return torch.where(mask, reward - centre(reward, mask, labels), 0.0)
 
-    Rewards share a group by `labels`; 0 for a reward that is alone.
+
+def group_size(mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Counted members of the group, at each of them; 0 where the mask is False."""
+    _, index, count = torch.unique(labels[mask], return_inverse=True, return_counts=True)
+    return torch.zeros_like(labels).masked_scatter(mask, count[index])
+
+
+def pair(labels: Int[Tensor, "B T"], action_ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Label of what was done there: equal where both are equal."""
+    least = action_ids.min()
+    return labels * (action_ids.max() - least + 1) + action_ids - least
+
+
+def leave_one_out(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Reward less the mean of the others of its group, (r − mean(r)) · n/(n − 1), and who has others; 0 where none.
+
+    RLOO (arXiv 2402.14740) on outcomes. Rewards share a group by `labels`.
     """
     above, index, n_groups = _above_lowest(reward, mask, labels)
     size = index.bincount(minlength=n_groups)[index]
-    less_mean = above - _mean_in_group(above, index, n_groups)
-    return torch.zeros_like(reward).masked_scatter(mask, less_mean * size / (size - 1).clamp(min=1))
+    deviation = (above - _mean_in_group(above, index, n_groups)) * size / (size - 1).clamp(min=1)
+    has_others = torch.zeros_like(mask).masked_scatter(mask, size > 1)
+    return torch.zeros_like(reward).masked_scatter(mask, deviation), has_others
 
 
 FLOAT32_ROUNDING = 1e-6

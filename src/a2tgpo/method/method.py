@@ -56,6 +56,8 @@ class Method:
             outcome=all_gather_rows(observed.outcome, 0.0),
             group_ids=all_gather_rows(observed.group_ids, 0),
             state_ids=all_gather_rows(observed.state_ids * n_ranks + rank, 0),
+            action_ids=all_gather_rows(observed.action_ids * n_ranks + rank, 0),
+            n_new_pieces=all_gather_rows(observed.n_new_pieces, 0),
         )
         outputs = self.credit(everyone)
         low, high = self.clipper(outputs.normalized_gain)

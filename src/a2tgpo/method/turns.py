@@ -33,6 +33,10 @@ class Observed:
     """Equal for the trajectories of a prompt."""
     state_ids: Int[Tensor, "B T"]
     """Equal where turns were taken in the same anchor state."""
+    action_ids: Int[Tensor, "B T"]
+    """Equal where turns of a prompt did the same: equal tool calls, or equal answers."""
+    n_new_pieces: Int[Tensor, "B T"]
+    """Texts and passages that the turn's tool result brought and no earlier one of the trajectory had."""
     log_gain_noise: float = 0.0
     """Rounding error (nats, root mean square) of a difference of two `answer_logprob`s."""
 
@@ -63,6 +67,8 @@ class CreditInputs:
     outcome: Float[Tensor, " B"]
     group_ids: Int[Tensor, " B"]
     state_ids: Int[Tensor, "B T"]
+    action_ids: Int[Tensor, "B T"]
+    n_new_pieces: Int[Tensor, "B T"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class CreditOutputs:
     advantage: Float[Tensor, "B T"]
     """Â; 0 where there is no turn."""
     turn_credit: Float[Tensor, "B T"]
-    """What the gains added to Â, in the paper α·D/√n."""
+    """What Â has beside the outcome's own advantage, in the paper α·D/√n."""
 
 
 @dataclass(frozen=True)

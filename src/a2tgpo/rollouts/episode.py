@@ -204,6 +204,8 @@ class Episode:
             result.useful,
             result.calls,
             state,
+            result.action,
+            result.n_new_pieces,
         )
         return turn, result.stop
 

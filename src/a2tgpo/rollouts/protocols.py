@@ -39,6 +39,11 @@ class StepResult:
     """Did the tool return evidence not seen before? None where nobody knows."""
     calls: tuple[Call, ...] = ()
     """How the action's tool calls went, for those who watch the run; empty where nobody says."""
+    action: str | None = None
+    """What was done, however it was put: equal for equal tool calls and for equal answers. None where nobody says; then
+    only equal tokens are the same action."""
+    n_new_pieces: int = 0
+    """Texts and passages in the tool result that no earlier one of the episode had; 0 where nobody counts."""
 
 
 class Environment(Protocol):

@@ -96,6 +96,10 @@ class Turn:
     """How the action's tool calls went; empty where the environment does not say."""
     state: str | None = None
     """The anchor state in which the action was taken; None where the environment does not know it."""
+    action: str | None = None
+    """What the action did, however it was put; None where the environment does not say."""
+    n_new_pieces: int = 0
+    """Texts and passages in the tool result that no earlier one of the episode had."""
 
     @property
     def is_process(self) -> bool:

@@ -38,6 +38,10 @@ class RolloutBatch:
     the prompt, context t ends after turn t."""
     state_ids: Int[Tensor, "B T"]
     """Equal where turns of a prompt were taken in the same anchor state; in the same context where nobody knows it."""
+    action_ids: Int[Tensor, "B T"]
+    """Equal where turns of a prompt did the same; the same tokens where nobody says what they did."""
+    n_new_pieces: Int[Tensor, "B T"]
+    """Texts and passages that the turn's tool result brought and no earlier one of the trajectory had."""
     outcome: Float[Tensor, " B"]
     group_ids: Int[Tensor, " B"]
     old_logprobs: Float[Tensor, "B L"]
@@ -80,6 +84,8 @@ def collate(trajectories: Sequence[Trajectory], pad_id: int) -> RolloutBatch:
         process_mask=torch.tensor([[k < len(t.context_lengths) - 1 for k in range(turns)] for t in trajectories]),
         context_ids=torch.tensor(contexts),
         state_ids=torch.tensor(_state_ids(trajectories, contexts, turns)),
+        action_ids=torch.tensor(_action_ids(trajectories, turns)),
+        n_new_pieces=torch.tensor([_padded([x.n_new_pieces for x in t.turns], turns, 0) for t in trajectories]),
         outcome=torch.tensor([t.outcome for t in trajectories], dtype=torch.float32),
         group_ids=torch.tensor([t.group for t in trajectories]),
         old_logprobs=tokens,
@@ -106,7 +112,7 @@ def _context_ids(trajectories: Sequence[Trajectory], n_turns: int) -> list[list[
         for turn in trajectory.turns:
             context = known.setdefault((context, turn.action_ids, turn.observation_ids), len(known))
             row.append(context)
-        rows.append(row + [-1] * (n_turns + 1 - len(row)))
+        rows.append(_padded(row, n_turns + 1))
     return rows
 
 
@@ -118,8 +124,21 @@ def _state_ids(trajectories: Sequence[Trajectory], contexts: list[list[int]], n_
         for turn, context in zip(trajectory.turns, row, strict=False):
             key = (context,) if turn.state is None else (trajectory.group, turn.state)
             states.append(known.setdefault(key, len(known)))
-        rows.append(states + [-1] * (n_turns - len(states)))
+        rows.append(_padded(states, n_turns))
     return rows
+
+
+def _action_ids(trajectories: Sequence[Trajectory], n_turns: int) -> list[list[int]]:
+    known: dict[tuple, int] = {}
+    rows = []
+    for trajectory in trajectories:
+        done = [turn.action_ids if turn.action is None else turn.action for turn in trajectory.turns]
+        rows.append(_padded([known.setdefault((trajectory.group, action), len(known)) for action in done], n_turns))
+    return rows
+
+
+def _padded(row: list[int], width: int, filler: int = -1) -> list[int]:
+    return row + [filler] * (width - len(row))
 
 
 def micro_batches(lengths: Sequence[int], budget: int, mini_batches: Sequence[Sequence[int]] = ()) -> list[list[int]]:

@@ -154,6 +154,8 @@ def score(
         outcome=batch.outcome,
         group_ids=batch.group_ids,
         state_ids=batch.state_ids,
+        action_ids=batch.action_ids,
+        n_new_pieces=batch.n_new_pieces,
     )
     batch = replace(batch, old_logprobs=reading.tokens.logprobs)
     return Scored(batch, observed, reading.tokens.entropy, reading.positions, plan)
