@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from a2tgpo.method import functional
+from a2tgpo.method.credits.anchor_groups import AnchorGroups
 from a2tgpo.method.credits.belief_baseline import BeliefBaseline, _shown
 from a2tgpo.method.credits.bellman_closure import BellmanClosure
 from a2tgpo.method.credits.shrunken_groups import ShrunkenGroups
 from a2tgpo.method.credits.turn_leave_one_out import TurnLeaveOneOut
 from a2tgpo.method.method import PAPER
+from a2tgpo.method.normalizers.centre import Centre
 from a2tgpo.method.ridge import leave_one_group_out_ridge
 from a2tgpo.method.values import lambda_advantage
 from tests.helpers.observed import credit_inputs, random_observed
 from tests.helpers.shipped import settings
-from tests.parts.anchor_states import AnchorStates
 
 SEEDS = range(5)
 
@@ -337,9 +338,9 @@ def test_bellman_closure_solves_the_linear_equations(seed, beta):
 def test_depth_zero_with_actions_of_their_own_is_gigpo(seed):
     inputs = random_inputs(seed)
     inputs = replace(inputs, action_ids=torch.arange(inputs.turn_mask.numel()).view(inputs.turn_mask.shape))
-    found = bellman_closure(depth=0, state_weight=1e6, min_std=1e6)(inputs)
-    gigpo = AnchorStates(omega=1.0, gamma=1.0)(inputs).turn_credit
-    same(found.turn_credit, gigpo, atol=1e-9)
+    found = bellman_closure(depth=0, state_weight=1.0, min_std=1e-9)(inputs)
+    gigpo = AnchorGroups(Centre(), omega=1.0, gamma=1.0, resolution=1e-9)(inputs).turn_credit
+    same(found.turn_credit, gigpo, atol=1e-6)
     assert gigpo.any()
 
 
