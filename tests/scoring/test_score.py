@@ -244,6 +244,22 @@ def test_a_wrapper_without_text_before_the_answer_is_refused(policy):
 # ---- Equal contexts --------------------------------------------------------------------------------------------------
 
 
+def test_a_reference_is_read_beside_the_policy_or_believed_in_its_place(policy, trajectories):
+    other = replace(policy, model=copy.deepcopy(policy.model))
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.mul_(1.5)
+    own, others = (score(p, trajectories, first(8), WRAPPER, ALL_ROWS) for p in (policy, other))
+    beside, instead = (score(policy, trajectories, first(8), WRAPPER, ALL_ROWS, (), other, by) for by in (False, True))
+    for scored in (beside, instead):
+        assert torch.equal(scored.batch.old_logprobs, own.batch.old_logprobs)
+        assert torch.equal(scored.batch.ref_logprobs, others.batch.old_logprobs)
+    assert torch.equal(beside.observed.answer_logprob, own.observed.answer_logprob)
+    assert torch.equal(instead.observed.answer_logprob, others.observed.answer_logprob)
+    assert not torch.equal(own.observed.answer_logprob, others.observed.answer_logprob)
+    assert not own.batch.ref_logprobs.any() and instead.positions == beside.positions
+
+
 def test_equal_contexts_of_a_group_are_scored_once(policy):
     branches = [[SEARCH, ANSWER], [SEARCH, ANSWER], [SEARCH, SEARCH, ANSWER], [OTHER, ANSWER]]
     found = [[FOUND], [FOUND], [FOUND, FOUND], [FOUND]]

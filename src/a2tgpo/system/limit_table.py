@@ -204,10 +204,11 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "gain": choice("prob", "log_prob"),
         "baseline": choice("query", "first_turn"),
         "aliases": choice("first", "max", "mean"),
+        "offset": POSITIVE,
     },
     "model.outcome": {"resolution": NOT_NEGATIVE},
     "model.normalizer": {"resolution": either(NOT_NEGATIVE, choice("auto"))},
-    "model.accumulator": {"gamma": number(above=0, at_most=1)},
+    "model.accumulator": {"gamma": number(above=0, at_most=1), "length": COUNT},
     "model.combiner": {"alpha": number()},
     "model.credit": {
         "alpha": number(),
