@@ -260,6 +260,25 @@ def test_a_reference_is_read_beside_the_policy_or_believed_in_its_place(policy, 
     assert not own.batch.ref_logprobs.any() and instead.positions == beside.positions
 
 
+def test_beliefs_without_a_turn_are_those_of_the_other_tokens(policy, trajectories):
+    scored = score(policy, trajectories, first(2), WRAPPER, 150, without_turns=True)
+    deleted = tuple(policy.tokenizer("[DELETE]", add_special_tokens=False).input_ids)
+    without = scored.observed.answer_logprob_without
+    for row, trajectory in enumerate(trajectories):
+        process = [turn for turn in trajectory.turns if turn.is_process]
+        for t in range(len(trajectory.turns)):
+            parts = [deleted if k == t else turn.action_ids + turn.observation_ids for k, turn in enumerate(process)]
+            context = trajectory.prompt_ids + sum(parts, ())
+            for alias, answer in enumerate(trajectory.task.answers[:2]):
+                expected = oracle(policy, context, answer) if t < len(process) else 0.0
+                assert float(without[row, t, alias]) == pytest.approx(expected, rel=0, abs=2e-5)
+    plain = score(policy, trajectories, first(2), WRAPPER, 150)
+    assert plain.observed.answer_logprob_without is None and plain.positions["useful"] < scored.positions["useful"]
+    assert torch.equal(plain.observed.answer_logprob, scored.observed.answer_logprob)
+    nobody = score(policy, trajectories[2:3], first(2), WRAPPER, 150, without_turns=True)
+    assert not nobody.observed.answer_logprob_without.any()
+
+
 def test_equal_contexts_of_a_group_are_scored_once(policy):
     branches = [[SEARCH, ANSWER], [SEARCH, ANSWER], [SEARCH, SEARCH, ANSWER], [OTHER, ANSWER]]
     found = [[FOUND], [FOUND], [FOUND, FOUND], [FOUND]]

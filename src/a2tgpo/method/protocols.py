@@ -31,6 +31,13 @@ class ReferenceSignal(Signal, Protocol):
 
 
 @runtime_checkable
+class WithoutTurns(Signal, Protocol):
+    """A signal that also asks for the beliefs at the end of each trajectory without each of its process turns."""
+
+    without_turns: Literal[True]
+
+
+@runtime_checkable
 class Normalizer(Protocol):
     """Makes rewards comparable. Serves as `model/normalizer`, and on [B, 1] as `model/outcome`."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import Method
-from a2tgpo.method.protocols import ReferenceSignal
+from a2tgpo.method.protocols import ReferenceSignal, WithoutTurns
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
@@ -75,8 +75,17 @@ class A2TGPOModule(PolicyModule):
         self.meter = IterationMeter()
         with self.phases("scoring"):
             budget, answers = self.micro_batch_tokens, self.method.signal.answers
-            models, wrapper = (self.reference, self.by_reference), self.answer_wrapper
-            scored = score(self.policy, trajectories, answers, wrapper, budget, mini_batches, *models)
+            scored = score(
+                self.policy,
+                trajectories,
+                answers,
+                self.answer_wrapper,
+                budget,
+                mini_batches,
+                self.reference,
+                self.by_reference,
+                isinstance(self.method.signal, WithoutTurns),
+            )
             self.meter.positions.update(scored.positions)
             if self.log_gain_noise is None:
                 believer = self.reference if self.by_reference else self.policy
