@@ -95,7 +95,7 @@ def test_the_method_imports_torch_the_recorded_trajectory_the_gather_over_ranks_
 
 def test_a_strategy_imports_equations_turns_and_protocols_of_the_method_and_settings_nothing_else():
     allowed = {
-        "a2tgpo.method.functional",
+        *(f"a2tgpo.method.{equations}" for equations in ("beliefs", "functional", "ridge", "values")),
         "a2tgpo.method.turns",
         "a2tgpo.method.protocols",
         "a2tgpo.rollouts.trajectory",

@@ -34,6 +34,7 @@ def observed(
         state_ids=torch.arange(rows * turns).view(rows, turns),
         action_ids=torch.arange(rows * turns).view(rows, turns),
         n_new_pieces=torch.zeros(rows, turns, dtype=torch.long),
+        answer_logprob_without=answer_logprob[:, :-1],  # as if a turn's loss were the loss of all from it on
     )
 
 

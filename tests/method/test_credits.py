@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from a2tgpo.method import functional
+from a2tgpo.method.accumulators.none import NoAccumulation
+from a2tgpo.method.accumulators.window import Window
 from a2tgpo.method.credits.anchor_groups import AnchorGroups
 from a2tgpo.method.credits.belief_baseline import BeliefBaseline, _shown
 from a2tgpo.method.credits.bellman_closure import BellmanClosure
@@ -15,8 +17,9 @@ from a2tgpo.method.credits.turn_leave_one_out import TurnLeaveOneOut
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.normalizers.centre import Centre
 from a2tgpo.method.ridge import leave_one_group_out_ridge
+from a2tgpo.method.signals.reference_progress import ReferenceProgress
 from a2tgpo.method.values import lambda_advantage
-from tests.helpers.observed import credit_inputs, random_observed
+from tests.helpers.observed import credit_inputs, from_beliefs, random_observed
 from tests.helpers.shipped import settings
 
 SEEDS = range(5)
@@ -349,3 +352,28 @@ def test_where_all_do_the_same_the_outcome_is_the_credit(credit):
     inputs = random_inputs(0)
     outputs = credit()(replace(inputs, action_ids=torch.zeros_like(inputs.action_ids)))
     assert not outputs.turn_credit.any() and outputs.advantage.any()
+
+
+# ---- progress in the eyes of a reference -----------------------------------------------------------------------------
+
+
+def test_progress_and_its_window_by_hand():
+    # Log-beliefs −2 −1 −.5: distances 2.1 1.1 .6; the first turn hears of the second, (δ₁ + .8 δ₂)/1.8.
+    signal = ReferenceProgress(**settings("model/signal/reference_progress"))
+    gains = signal(from_beliefs(doubles([[-2, -1, -0.5]]).exp(), torch.ones(1, 3, dtype=torch.bool)))
+    same(gains.gain, doubles([[0.646627, 0.606136]]), atol=1e-6)
+    window = Window(**settings("model/accumulator/window"))
+    same(window(gains.gain, gains.gain_mask), doubles([[0.628631, 0.606136]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_window_is_a_mean_of_what_is_near(seed):
+    inputs = random_inputs(seed)
+    reward, mask = inputs.gain, inputs.gain_mask
+    expected = torch.zeros_like(reward)
+    for row, t in mask.nonzero().tolist():
+        near = [k for k in range(t, min(t + 2, mask.shape[1])) if mask[row, k]]
+        weights = [0.5 ** (k - t) for k in near]
+        expected[row, t] = sum(w * reward[row, k] for w, k in zip(weights, near, strict=True)) / sum(weights)
+    same(Window(gamma=0.5, length=2)(reward, mask), expected)
+    same(Window(gamma=0.5, length=1)(reward, mask), NoAccumulation()(reward, mask))

@@ -220,5 +220,6 @@ def test_a_float_is_of_any_precision(dtype):
 def test_an_int_serves_as_a_hyper_parameter_and_an_empty_axis_as_an_axis():
     assert replace(PAPER.clipper, beta=0).beta == 0
     loss()
-    nobody = replace(observed(), answer_logprob=floats(B, T + 1, 0), alias_mask=bools(B, 0))
+    scored = {"answer_logprob": floats(B, T + 1, 0), "alias_mask": bools(B, 0), "answer_logprob_without": None}
+    nobody = replace(observed(), **scored)
     assert nobody.answer_logprob.shape[-1] == 0

@@ -17,6 +17,9 @@ from a2tgpo.method.clippers.fixed import Fixed
 from a2tgpo.method.combiners.additive import Additive
 from a2tgpo.method.corrections.truncated_importance import TruncatedImportance
 from a2tgpo.method.credits.anchor_groups import AnchorGroups
+from a2tgpo.method.credits.belief_baseline import BeliefBaseline
+from a2tgpo.method.credits.bellman_closure import BellmanClosure
+from a2tgpo.method.credits.shrunken_groups import ShrunkenGroups
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
@@ -25,6 +28,7 @@ from a2tgpo.method.turns import TurnCredit
 from a2tgpo.system.distributed import all_gather_rows, local_rows
 from tests.helpers.observed import random_observed, random_tokens, rows
 from tests.helpers.ranks import on_ranks
+from tests.helpers.shipped import settings
 
 SEEDS = range(5)
 WIDE = replace(PAPER, clipper=AdaptiveTurn(beta=0.3, eps_low=0.05, eps_high=0.06))
@@ -267,7 +271,7 @@ def part(seen, rank):
     """A rank's trajectories, as wide as the longest of them."""
     own = rows(seen, torch.arange(*UNEQUAL[rank]))
     width = int(own.turn_mask.sum(1).max())
-    names = ("turn_mask", "process_mask", "state_ids", "action_ids", "n_new_pieces")
+    names = ("turn_mask", "process_mask", "state_ids", "action_ids", "n_new_pieces", "answer_logprob_without")
     per_turn = {name: getattr(own, name)[:, :width] for name in names}
     per_state = {name: getattr(own, name)[:, : width + 1] for name in ("answer_logprob", "state_mask")}
     return replace(own, **per_turn, **per_state)
@@ -295,18 +299,33 @@ def test_ranks_without_rows_are_passed_over(monkeypatch):
     assert found == [slice(0, 3), slice(3, 3), slice(3, 5)]
 
 
-def test_ranks_with_unequal_rows_assign_what_one_process_would(monkeypatch, seen):
-    whole = named(PAPER.assign(seen))
-    found = on_ranks(monkeypatch, 3, lambda rank: PAPER.assign(part(seen, rank)))
+CRITIC = replace(PAPER, credit=BeliefBaseline(**settings("model/credit/belief_baseline")))
+
+
+@pytest.mark.parametrize("method", [PAPER, CRITIC], ids=["paper", "belief_baseline"])
+def test_ranks_with_unequal_rows_assign_what_one_process_would(monkeypatch, seen, method):
+    whole = named(method.assign(seen))
+    found = on_ranks(monkeypatch, 3, lambda rank: method.assign(part(seen, rank)))
     for (first, end), credit in zip(UNEQUAL, found, strict=True):
         for name, value in named(credit).items():
             assert torch.equal(value, whole[name][first:end, : value.shape[1]]), name
 
 
-def test_equal_state_ids_of_two_ranks_are_not_the_same_state(monkeypatch, seen):
-    method = replace(PAPER, credit=AnchorGroups(PAPER.credit.outcome, omega=1.0, gamma=0.9, resolution=1e-6))
+OUTCOME = {"outcome": PAPER.credit.outcome}
+BY_STATE = {
+    "anchor_groups": AnchorGroups(**settings("model/credit/anchor_groups") | OUTCOME),
+    "bellman_closure": BellmanClosure(**settings("model/credit/bellman_closure") | OUTCOME),
+    "shrunken_groups": ShrunkenGroups(**settings("model/credit/shrunken_groups") | OUTCOME | {"min_visits": 1}),
+}
+
+
+@pytest.mark.parametrize("credit", BY_STATE)
+def test_equal_state_ids_of_two_ranks_are_not_the_same_state(monkeypatch, seen, credit):
+    method = replace(PAPER, credit=BY_STATE[credit])
     rank_of_row = torch.tensor([0] * 4 + [1] + [2] * 4)[:, None]
-    whole = method.assign(replace(seen, state_ids=seen.state_ids + 100 * rank_of_row))
+    seen = replace(seen, action_ids=seen.action_ids % 3)
+    apart = {name: getattr(seen, name) + 100 * rank_of_row for name in ("state_ids", "action_ids")}
+    whole = method.assign(replace(seen, **apart))
     found = on_ranks(monkeypatch, 3, lambda rank: method.assign(part(seen, rank)))
     for (first, end), credit in zip(UNEQUAL, found, strict=True):
         same(credit.turn_credit, whole.turn_credit[first:end, : credit.turn_credit.shape[1]])

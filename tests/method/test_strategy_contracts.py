@@ -188,6 +188,7 @@ def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
 
 
 CONSERVES = {
+    "anchor_groups": False,
     "belief_baseline": False,
     "bellman_closure": False,
     "shrunken_groups": False,

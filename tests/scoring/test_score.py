@@ -244,6 +244,41 @@ def test_a_wrapper_without_text_before_the_answer_is_refused(policy):
 # ---- Equal contexts --------------------------------------------------------------------------------------------------
 
 
+def test_a_reference_is_read_beside_the_policy_or_believed_in_its_place(policy, trajectories):
+    other = replace(policy, model=copy.deepcopy(policy.model))
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.mul_(1.5)
+    own, others = (score(p, trajectories, first(8), WRAPPER, ALL_ROWS) for p in (policy, other))
+    beside, instead = (score(policy, trajectories, first(8), WRAPPER, ALL_ROWS, (), other, by) for by in (False, True))
+    for scored in (beside, instead):
+        assert torch.equal(scored.batch.old_logprobs, own.batch.old_logprobs)
+        assert torch.equal(scored.batch.ref_logprobs, others.batch.old_logprobs)
+    assert torch.equal(beside.observed.answer_logprob, own.observed.answer_logprob)
+    assert torch.equal(instead.observed.answer_logprob, others.observed.answer_logprob)
+    assert not torch.equal(own.observed.answer_logprob, others.observed.answer_logprob)
+    assert not own.batch.ref_logprobs.any() and instead.positions == beside.positions
+
+
+def test_beliefs_without_a_turn_are_those_of_the_other_tokens(policy, trajectories):
+    scored = score(policy, trajectories, first(2), WRAPPER, 150, without_turns=True)
+    deleted = tuple(policy.tokenizer("[DELETE]", add_special_tokens=False).input_ids)
+    without = scored.observed.answer_logprob_without
+    for row, trajectory in enumerate(trajectories):
+        process = [turn for turn in trajectory.turns if turn.is_process]
+        for t in range(len(trajectory.turns)):
+            parts = [deleted if k == t else turn.action_ids + turn.observation_ids for k, turn in enumerate(process)]
+            context = trajectory.prompt_ids + sum(parts, ())
+            for alias, answer in enumerate(trajectory.task.answers[:2]):
+                expected = oracle(policy, context, answer) if t < len(process) else 0.0
+                assert float(without[row, t, alias]) == pytest.approx(expected, rel=0, abs=2e-5)
+    plain = score(policy, trajectories, first(2), WRAPPER, 150)
+    assert plain.observed.answer_logprob_without is None and plain.positions["useful"] < scored.positions["useful"]
+    assert torch.equal(plain.observed.answer_logprob, scored.observed.answer_logprob)
+    nobody = score(policy, trajectories[2:3], first(2), WRAPPER, 150, without_turns=True)
+    assert not nobody.observed.answer_logprob_without.any()
+
+
 def test_equal_contexts_of_a_group_are_scored_once(policy):
     branches = [[SEARCH, ANSWER], [SEARCH, ANSWER], [SEARCH, SEARCH, ANSWER], [OTHER, ANSWER]]
     found = [[FOUND], [FOUND], [FOUND, FOUND], [FOUND]]

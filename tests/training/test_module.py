@@ -206,6 +206,18 @@ def test_reference_needs_to_exist_for_kl(learner):
         learner("model/reference=none", "model.module.kl_coef=0.1")
 
 
+def test_a_signal_of_the_reference_needs_one_and_never_moves(learner, trajectories):
+    with pytest.raises(InstantiationException, match=r"model/reference=none: expected frozen_copy or disabled_adapter"):
+        learner("model/signal=reference_progress", "model/reference=none")
+    module = learner("model/signal=reference_progress")
+    before = module.prepare(trajectories, [range(len(trajectories))], 0)
+    shake(module)
+    after = module.prepare(trajectories, [range(len(trajectories))], 0)
+    assert torch.equal(before.credit.belief, after.credit.belief) and before.credit.gain.any()
+    assert torch.equal(before.ref_logprobs, after.ref_logprobs)
+    assert not torch.equal(before.old_logprobs, after.old_logprobs)
+
+
 @pytest.mark.parametrize("kl_coef", [0.0, 0.3])
 def test_loss_is_that_of_the_equations_where_ratios_left_one(learner, trajectories, kl_coef):
     overrides = ("model.clipper.eps_low=0.03", "model.clipper.eps_high=0.04", f"model.module.kl_coef={kl_coef}")

@@ -19,6 +19,7 @@ from a2tgpo.integrations.turns import split_turns, turn_ids
 from a2tgpo.method.corrections.none import NoCorrection
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import PAPER, Method
+from a2tgpo.method.protocols import ReferenceSignal
 from a2tgpo.method.signals.none import NoSignal
 from a2tgpo.method.turns import TurnCredit
 from a2tgpo.policies.cached_forward import with_way_to_read
@@ -72,6 +73,8 @@ class A2TGPOTrainer(GRPOTrainer):
                     raise ValueError(f"{option}={value}: expected {default[option]}; method.{part} stands in its place")
         if not isinstance(method.correction, NoCorrection):
             raise ValueError(f"method.correction={method.correction}: expected none; TRL corrects for its own engine")
+        if isinstance(method.signal, ReferenceSignal):
+            raise ValueError(f"method.signal={method.signal}: expected one of the policy's own beliefs")
         if self._is_vlm:
             raise ValueError(f"processing_class={type(self.processing_class).__name__}: expected a text tokenizer")
         accumulated = self.args.gradient_accumulation_steps

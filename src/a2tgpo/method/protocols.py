@@ -1,7 +1,7 @@
 """What a strategy is: one Protocol each. Axes: B trajectories, T turns, L tokens; C ≥ T placed rewards."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -21,6 +21,20 @@ class Signal(Protocol):
     def __call__(self, observed: Observed) -> Gains:
         """Gain of each turn, which turns have one, and the beliefs it was made of."""
         ...
+
+
+@runtime_checkable
+class ReferenceSignal(Signal, Protocol):
+    """A signal made of the beliefs of the frozen reference; the policy's own are then not scored."""
+
+    by_reference: Literal[True]
+
+
+@runtime_checkable
+class WithoutTurns(Signal, Protocol):
+    """A signal that also asks for the beliefs at the end of each trajectory without each of its process turns."""
+
+    without_turns: Literal[True]
 
 
 @runtime_checkable

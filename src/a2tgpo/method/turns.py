@@ -37,6 +37,8 @@ class Observed:
     """Equal where turns of a prompt did the same: equal tool calls, or equal answers."""
     n_new_pieces: Int[Tensor, "B T"]
     """Texts and passages that the turn's tool result brought and no earlier one of the trajectory had."""
+    answer_logprob_without: Float[Tensor, "B T A"] | None = None
+    """The same behind all results but that of one process turn, which is taken out; None where nobody asked."""
     log_gain_noise: float = 0.0
     """Rounding error (nats, root mean square) of a difference of two `answer_logprob`s."""
 

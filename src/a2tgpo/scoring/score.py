@@ -20,6 +20,7 @@ from a2tgpo.scoring.batch import RolloutBatch, collate, micro_batches, token_pos
 from a2tgpo.scoring.beliefs import AnswerQuery, BeliefPlan, answer_logprobs, build_answer_block, plan_beliefs
 from a2tgpo.scoring.projection import predict
 from a2tgpo.scoring.segments import answer_logprobs_by_segments
+from a2tgpo.scoring.without_turns import place, plan_without_turns
 
 
 @dataclass(frozen=True)
@@ -134,16 +135,32 @@ def score(
     answer_wrapper: tuple[str, str],
     token_budget: int,
     mini_batches: Sequence[Sequence[int]] = (),
+    reference: Policy | None = None,
+    by_reference: bool = False,
+    without_turns: bool = False,
 ) -> Scored:
     """Old log-probs and the beliefs in the `answers` of each trajectory's task, written inside `answer_wrapper`.
 
+    A `reference` is read beside the policy, and with `by_reference` the beliefs are its own. `without_turns` asks for
+    the beliefs at the end without each process turn, too: a further row of tokens for each.
     `mini_batches` are the rows of each optimizer step, where there are several: every token is then scored in the very
     micro-batch in which it will be trained, and the first ratio is 1 also where roundings depend on a batch's shape.
     """
     batch = collate(trajectories, policy.pad_id)
     plan = plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, answer_wrapper, answers)
-    reading = read(policy, batch, plan.queries, token_budget, mini_batches)
-    answer_logprob, alias_mask, state_mask = plan.scatter(reading.answer_logprobs)
+    reading = read(policy, batch, [] if by_reference else plan.queries, token_budget, mini_batches)
+    batch, believed, positions = replace(batch, old_logprobs=reading.tokens.logprobs), reading, reading.positions
+    if reference is not None:
+        asked = plan.queries if by_reference else []
+        second = read(reference, batch, asked, token_budget, mini_batches, with_entropy=False)
+        batch, positions = replace(batch, ref_logprobs=second.tokens.logprobs), positions + second.positions
+        believed = second if by_reference else reading
+    answer_logprob, alias_mask, state_mask = plan.scatter(believed.answer_logprobs)
+    without = None
+    if without_turns:
+        rows, asked = plan_without_turns(policy, trajectories, answers, answer_wrapper)
+        third = read(policy, rows, asked.queries, token_budget, with_entropy=False)
+        without, positions = place(trajectories, asked, third.answer_logprobs), positions + third.positions
     observed = Observed(
         trajectories=trajectories,
         turn_mask=batch.turn_mask,
@@ -156,6 +173,6 @@ def score(
         state_ids=batch.state_ids,
         action_ids=batch.action_ids,
         n_new_pieces=batch.n_new_pieces,
+        answer_logprob_without=without,
     )
-    batch = replace(batch, old_logprobs=reading.tokens.logprobs)
-    return Scored(batch, observed, reading.tokens.entropy, reading.positions, plan)
+    return Scored(batch, observed, reading.tokens.entropy, positions, plan)

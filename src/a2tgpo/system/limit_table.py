@@ -213,10 +213,11 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "scorer.timeout": SECONDS,
         "scorer.patience": SECONDS_OR_ZERO,
         "scorer.batch_size": COUNT,
+        "offset": POSITIVE,
     },
     "model.outcome": {"resolution": NOT_NEGATIVE, "threshold": number()},
     "model.normalizer": {"resolution": either(NOT_NEGATIVE, choice("auto"))},
-    "model.accumulator": {"gamma": number(above=0, at_most=1)},
+    "model.accumulator": {"gamma": number(above=0, at_most=1), "length": COUNT},
     "model.combiner": {"alpha": number()},
     "model.credit": {
         "alpha": number(),

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import Method
+from a2tgpo.method.protocols import ReferenceSignal, WithoutTurns
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.scoring.beliefs import require_context_length
 from a2tgpo.scoring.noise import log_gain_noise
-from a2tgpo.scoring.score import read, score, token_stats
+from a2tgpo.scoring.score import score, token_stats
 from a2tgpo.system.distributed import mean_over_ranks
 from a2tgpo.system.settings import require
 from a2tgpo.training.meters import IterationMeter
@@ -48,6 +49,9 @@ class A2TGPOModule(PolicyModule):
         self.reference = reference(policy)  # not a submodule: rebuilt from the initial weights, never saved
         if kl_coef and self.reference is None:
             raise ValueError(f"model.module.kl_coef={kl_coef}: expected 0 with model/reference=none")
+        self.by_reference = isinstance(method.signal, ReferenceSignal)
+        if self.by_reference and self.reference is None:
+            raise ValueError("model/reference=none: expected frozen_copy or disabled_adapter, which model/signal asks")
         self.method, self.answer_wrapper, self.kl_coef = method, tuple(answer_wrapper), kl_coef
         self.rollout_batch: RolloutBatch | None = None
         self.meter = IterationMeter()
@@ -71,18 +75,25 @@ class A2TGPOModule(PolicyModule):
         self.meter = IterationMeter()
         budget, answers = self.micro_batch_tokens, self.method.signal.answers
         with self.phases("scoring"):
-            scored = score(self.policy, trajectories, answers, self.answer_wrapper, budget, mini_batches)
+            scored = score(
+                self.policy,
+                trajectories,
+                answers,
+                self.answer_wrapper,
+                budget,
+                mini_batches,
+                self.reference,
+                self.by_reference,
+                isinstance(self.method.signal, WithoutTurns),
+            )
             self.meter.positions.update(scored.positions)
         if self.log_gain_noise is None:
             with self.phases("rounding"):
-                self.log_gain_noise = log_gain_noise(self.policy, scored, budget)
+                believer = self.reference if self.by_reference else self.policy
+                self.log_gain_noise = log_gain_noise(believer, scored, budget)
         with self.phases("scoring"):
             observed = replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0)
             batch = replace(scored.batch, credit=self.method.assign(observed))
-            if self.reference is not None:
-                reading = read(self.reference, batch, [], budget, mini_batches, with_entropy=False)
-                self.meter.positions.update(reading.positions)
-                batch = replace(batch, ref_logprobs=reading.tokens.logprobs)
         self.trajectories, self.rollout_batch = trajectories, batch
         self.metrics = rollout_metrics(trajectories, batch, scored.entropy, self.reference is not None, answers)
         self.metrics["credit/log_gain_noise"] = observed.log_gain_noise

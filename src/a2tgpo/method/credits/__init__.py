@@ -1,1 +1,1 @@
-"""From gains and outcomes to the advantage of every turn: one credit a file."""
+"""From gains, outcomes and states to the advantage of every turn: one credit a file."""

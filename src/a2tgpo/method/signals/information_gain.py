@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from a2tgpo.method import functional
+from a2tgpo.method.beliefs import accepted_answers, finite_log_belief
 from a2tgpo.method.turns import Gains, Observed
 from a2tgpo.rollouts.trajectory import Task
 from a2tgpo.system.settings import require_all
-
-MAX_ALIASES = 8
-"""Accepted answers that are scored at most."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +27,14 @@ class InformationGain:
         require_all(vars(self), "model.signal")
 
     def answers(self, task: Task) -> Sequence[str]:
-        """The first accepted answer, or the first `MAX_ALIASES`. Raises ValueError where the task has none."""
-        if not task.answers:
-            raise ValueError(
-                f"task {task.task_id}: it has no accepted answer, so its turns have no information gain; "
-                "expected an answer, or model/signal=none"
-            )
-        return task.answers[: 1 if self.aliases == "first" else MAX_ALIASES]
+        """The first accepted answer, or some. Raises ValueError where the task has none."""
+        return accepted_answers(task, self.aliases)
 
     @torch.no_grad()
     def __call__(self, observed: Observed) -> Gains:
         """Gain, its rounding error, and belief (a probability). Raises ValueError where a belief is not finite."""
         states = observed.state_mask
-        log_belief = functional.log_belief(observed.answer_logprob, observed.alias_mask, self.aliases)
-        if not log_belief[states].isfinite().all():
-            why = "the task has none, or an empty one"
-            if observed.answer_logprob[states].isnan().any():
-                why = "the policy's log-probs are NaN, so its weights are"
-            raise ValueError(f"no finite belief in an accepted answer: {why}; expected finite log-probs")
+        log_belief = finite_log_belief(observed, self.aliases)
         belief = log_belief.exp()
         gain_mask = states[:, 1:] & states[:, :-1]
         if self.baseline == "first_turn":
