@@ -267,7 +267,7 @@ def part(seen, rank):
     """A rank's trajectories, as wide as the longest of them."""
     own = rows(seen, torch.arange(*UNEQUAL[rank]))
     width = int(own.turn_mask.sum(1).max())
-    per_turn = {name: getattr(own, name)[:, :width] for name in ("turn_mask", "process_mask", "state_ids")}
+    per_turn = {name: getattr(own, name)[:, :width] for name in ("turn_mask", "process_mask", "state_ids", "node_ids")}
     per_state = {name: getattr(own, name)[:, : width + 1] for name in ("answer_logprob", "state_mask")}
     return replace(own, **per_turn, **per_state)
 

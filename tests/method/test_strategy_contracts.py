@@ -177,6 +177,7 @@ def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
         gain_mask=wider(gain_mask, False),
         turn_mask=wider(turn_mask, False),
         state_ids=wider(inputs.state_ids, 0),
+        node_ids=wider(inputs.node_ids, -1),
     )
     for field in fields(outputs):
         result = getattr(outputs, field.name)

@@ -98,6 +98,7 @@ def _advantages(
         )
     gain_mask = (position < n_own - 1) | (turn_mask & (gain != 0))
     n_rows, n_turns = turn_mask.shape
+    apart = torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position  # verl does not say what is equal
     observed = Observed(
         trajectories=(),
         turn_mask=turn_mask,
@@ -107,7 +108,8 @@ def _advantages(
         state_mask=torch.nn.functional.pad(gain_mask, (1, 0), value=False),
         outcome=rewards.masked_fill(placed, 0.0).sum(1),
         group_ids=group_ids,
-        state_ids=torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position,
+        state_ids=apart,
+        node_ids=torch.where(turn_mask, apart, -1),
     )
     credit = replace(method, signal=PlacedGains(gain, gain_mask)).assign(observed)
     return to_tokens(credit.advantage, turns)

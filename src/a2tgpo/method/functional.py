@@ -84,6 +84,14 @@ def leave_one_out(
     return torch.zeros_like(reward).masked_scatter(mask, less_mean * size / (size - 1).clamp(min=1))
 
 
+def group_mean(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Mean of the rewards of its group. Rewards share a group by `labels`."""
+    groups, index = torch.unique(labels[mask], return_inverse=True)
+    return torch.zeros_like(reward).masked_scatter(mask, _mean_in_group(reward[mask], index, len(groups)))
+
+
 FLOAT32_ROUNDING = 1e-6
 """A gain scored in another batch differs by as much."""
 NOISE_WIDTH = 4.0

@@ -33,6 +33,9 @@ class Observed:
     """Equal for the trajectories of a prompt."""
     state_ids: Int[Tensor, "B T"]
     """Equal where turns were taken in the same anchor state."""
+    node_ids: Int[Tensor, "B T"]
+    """Equal where trajectories of a prompt are the same up to a turn and its result, token for token; negative where
+    there is no turn."""
     log_gain_noise: float = 0.0
     """Rounding error (nats, root mean square) of a difference of two `answer_logprob`s."""
 
@@ -63,6 +66,7 @@ class CreditInputs:
     outcome: Float[Tensor, " B"]
     group_ids: Int[Tensor, " B"]
     state_ids: Int[Tensor, "B T"]
+    node_ids: Int[Tensor, "B T"]
 
 
 @dataclass(frozen=True)

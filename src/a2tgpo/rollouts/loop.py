@@ -93,7 +93,7 @@ class Rollout:
             for fork in range(k)
         ]
         forks: dict[int, list[Trajectory]] = {i: [] for i in owner}
-        for trajectory in asyncio.run(self.play(policy, starts, greedy=False)) if starts else ():
+        for trajectory in asyncio.run(self.play(policy, starts, greedy=False)):
             if trajectory is not None:
                 forks[trajectory.group].append(trajectory)
         for i, (trajectory, n) in enumerate(prefixes):

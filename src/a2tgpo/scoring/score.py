@@ -154,6 +154,7 @@ def score(
         outcome=batch.outcome,
         group_ids=batch.group_ids,
         state_ids=batch.state_ids,
+        node_ids=batch.context_ids[:, 1:],
     )
     batch = replace(batch, old_logprobs=reading.tokens.logprobs)
     return Scored(batch, observed, reading.tokens.entropy, reading.positions, plan)

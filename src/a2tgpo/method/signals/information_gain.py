@@ -48,7 +48,7 @@ class InformationGain:
                 why = "the policy's log-probs are NaN, so its weights are"
             raise ValueError(f"no finite belief in an accepted answer: {why}; expected finite log-probs")
         belief = log_belief.exp()
-        gain_mask = states[:, 1:] & states[:, :-1]
+        gain_mask = states[:, 1:] & states[:, :-1] & observed.process_mask
         if self.baseline == "first_turn":
             gain_mask[:, :1] = False
         gain = functional.information_gain(belief if self.gain == "prob" else log_belief, gain_mask)
