@@ -71,25 +71,25 @@ def centre(reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[
     return torch.zeros_like(reward).masked_scatter(mask, above - _mean_in_group(above, index, n_groups))
 
 
-def leave_one_out(
-    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
-) -> Float[Tensor, "B T"]:
-    """Reward less the mean of the others of its group: r − (Σr − r) / (n − 1) = (r − mean(r)) · n / (n − 1).
-
-    Rewards share a group by `labels`; 0 for a reward that is alone.
-    """
-    above, index, n_groups = _above_lowest(reward, mask, labels)
-    size = index.bincount(minlength=n_groups)[index]
-    less_mean = above - _mean_in_group(above, index, n_groups)
-    return torch.zeros_like(reward).masked_scatter(mask, less_mean * size / (size - 1).clamp(min=1))
-
-
 def group_mean(
     reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Mean of the rewards of its group. Rewards share a group by `labels`."""
-    groups, index = torch.unique(labels[mask], return_inverse=True)
-    return torch.zeros_like(reward).masked_scatter(mask, _mean_in_group(reward[mask], index, len(groups)))
+    """Mean of the group, at each of its members; 0 where the mask is False."""
+    return torch.where(mask, reward - centre(reward, mask, labels), 0.0)
+
+
+def leave_one_out(
+    reward: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Reward less the mean of the others of its group, (r − mean(r)) · n/(n − 1), and who has others; 0 where none.
+
+    RLOO (arXiv 2402.14740) on outcomes. Rewards share a group by `labels`.
+    """
+    above, index, n_groups = _above_lowest(reward, mask, labels)
+    size = index.bincount(minlength=n_groups)[index]
+    deviation = (above - _mean_in_group(above, index, n_groups)) * size / (size - 1).clamp(min=1)
+    has_others = torch.zeros_like(mask).masked_scatter(mask, size > 1)
+    return torch.zeros_like(reward).masked_scatter(mask, deviation), has_others
 
 
 FLOAT32_ROUNDING = 1e-6

@@ -26,4 +26,4 @@ class LeaveOneOut:
         noise: Float[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Reward less the mean of the others; 0 where there are none, and where the mask is False."""
-        return functional.leave_one_out(reward, mask, group_ids[:, None].expand_as(mask))
+        return functional.leave_one_out(reward, mask, group_ids[:, None].expand_as(mask))[0]
