@@ -56,7 +56,7 @@ INCOMPLETE = {
 PATH = "model.policy.path=model"
 MODEL_SLOTS = ["policy", "reference", "signal", "outcome", "normalizer", "accumulator", "combiner", "credit"]
 MODEL_SLOTS += ["ratio", "clipper", "surrogate", "aggregation", "correction", "optimizer", "scheduler"]
-DATA_SLOTS = ["tasks", "environment", "dialect", "retriever", "engine", "reward"]
+DATA_SLOTS = ["tasks", "environment", "dialect", "retriever", "engine", "reward", "shaping", "branching"]
 SLOTS = [f"model/{slot}" for slot in MODEL_SLOTS] + [f"data/{slot}" for slot in DATA_SLOTS]
 
 KEYS = [

@@ -22,17 +22,20 @@ def observed(
     """A rollout set whose turns are those behind a scored state, all of one prompt unless told otherwise."""
     process_mask = state_mask[:, 1:]
     rows, turns = process_mask.shape
+    turn_mask = process_mask if turn_mask is None else turn_mask
+    place = torch.arange(rows * turns).view(rows, turns)
     return Observed(
         trajectories=trajectories,
-        turn_mask=process_mask if turn_mask is None else turn_mask,
+        turn_mask=turn_mask,
         process_mask=process_mask,
         answer_logprob=answer_logprob,
         alias_mask=alias_mask,
         state_mask=state_mask,
         outcome=torch.zeros(rows, dtype=answer_logprob.dtype) if outcome is None else outcome,
         group_ids=torch.zeros(rows, dtype=torch.long) if group_ids is None else group_ids,
-        state_ids=torch.arange(rows * turns).view(rows, turns),
-        action_ids=torch.arange(rows * turns).view(rows, turns),
+        state_ids=place,
+        node_ids=torch.where(turn_mask, place, -1),
+        action_ids=place,
         n_new_pieces=torch.zeros(rows, turns, dtype=torch.long),
         answer_logprob_without=answer_logprob[:, :-1],  # as if a turn's loss were the loss of all from it on
     )
@@ -58,6 +61,7 @@ def credit_inputs(
         outcome=outcome,
         group_ids=torch.zeros(rows, dtype=torch.long) if group_ids is None else group_ids,
         state_ids=torch.arange(rows * turns).view(rows, turns),
+        node_ids=torch.where(turn_mask, torch.arange(rows * turns).view(rows, turns), -1),
         action_ids=torch.arange(rows * turns).view(rows, turns),
         n_new_pieces=torch.zeros(rows, turns, dtype=torch.long),
     )

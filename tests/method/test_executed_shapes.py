@@ -130,8 +130,8 @@ def more_rows(tensor):
 
 
 FIELDS = {
-    observed: ("turn_mask", "process_mask", "state_mask", "state_ids", "action_ids", "n_new_pieces"),
-    inputs: ("turn_mask", "gain", "gain_mask", "gain_noise", "belief", "state_ids", "action_ids"),
+    observed: ("turn_mask", "process_mask", "state_mask", "state_ids", "node_ids", "action_ids", "n_new_pieces"),
+    inputs: ("turn_mask", "gain", "gain_mask", "gain_noise", "belief", "state_ids", "node_ids", "action_ids"),
     batch: ("input_ids", "turn_ids", "rollout_logprobs", "turn_mask", "context_ids", "state_ids"),
 }
 
@@ -186,7 +186,7 @@ STRATEGIES = {
     "groups of other trajectories": lambda: PAPER.credit.normalizer(floats(B, T), bools(B, T), integers(B + 1)),
     "reward and mask swapped": lambda: PAPER.credit.normalizer(bools(B, T), floats(B, T), integers(B)),
     "a mask of integers": lambda: PAPER.credit.accumulator(floats(B, T), integers(B, T)),
-    "an outcome a turn": lambda: PAPER.credit.combiner.combine(floats(B, T), floats(B, T), bools(B, T)),
+    "an outcome a turn": lambda: PAPER.credit.combiner.combine(floats(B, T), bools(B, T), floats(B, T), bools(B, T)),
     "bounds of one trajectory": lambda: PAPER.clipper(floats(T)),
     "turn ids of floats": lambda: PAPER.ratio(floats(B, L), floats(B, L), floats(B, L)),
     "a bound a turn": lambda: PAPER.surrogate(*[floats(B, L)] * 3, floats(B, T), floats(B, T)),

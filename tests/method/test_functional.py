@@ -19,6 +19,7 @@ from a2tgpo.method.aggregations.token_sum_norm import TokenSumNorm
 from a2tgpo.method.clippers.adaptive_turn import AdaptiveTurn
 from a2tgpo.method.clippers.fixed import Fixed
 from a2tgpo.method.combiners.additive import Additive
+from a2tgpo.method.combiners.joint import Joint
 from a2tgpo.method.corrections.truncated_importance import TruncatedImportance
 from a2tgpo.method.credits.staged import StagedCredit
 from a2tgpo.method.method import PAPER
@@ -320,20 +321,10 @@ def test_equal_outcomes_still_leave_an_advantage():
     assert_close(credit()(inputs).advantage, doubles([[-1.0], [1.0]]))
 
 
-class OutcomeAsLastReward(Additive):
-    """Places the outcome behind the turns, among the rewards that are pooled and accumulated."""
-
-    def place(self, gain, gain_mask, outcome, turn_mask):
-        return torch.cat([gain, outcome[:, None]], 1), torch.nn.functional.pad(gain_mask, (0, 1), value=True)
-
-    def combine(self, accumulated, outcome_hat, turn_mask):
-        return torch.where(turn_mask, accumulated[:, :-1], 0.0)
-
-
 def test_a_combiner_may_pool_the_outcome_with_the_gains():
     # Pool {0, 1, 1, 2}: mean 1, variance 1/2, so 0 → −√2, 1 → 0, 2 → √2. Sums of what follows: −√2 + 0 and 0 + √2.
     inputs = listed([[0.0], [1.0]], [[True]] * 2, [[True]] * 2, [1, 2])
-    pooled = StagedCredit(POOL, POOL, Discounted(1.0), OutcomeAsLastReward(1.0))
+    pooled = StagedCredit(POOL, POOL, Discounted(1.0), Joint())
     outputs = pooled(inputs)
     assert_close(outputs.normalized_gain, doubles([[-math.sqrt(2)], [0.0]]))
     assert_close(outputs.advantage, doubles([[-math.sqrt(2)], [math.sqrt(2)]]))

@@ -271,7 +271,8 @@ def part(seen, rank):
     """A rank's trajectories, as wide as the longest of them."""
     own = rows(seen, torch.arange(*UNEQUAL[rank]))
     width = int(own.turn_mask.sum(1).max())
-    names = ("turn_mask", "process_mask", "state_ids", "action_ids", "n_new_pieces", "answer_logprob_without")
+    names = ("turn_mask", "process_mask", "state_ids", "node_ids", "action_ids", "n_new_pieces")
+    names += ("answer_logprob_without",)
     per_turn = {name: getattr(own, name)[:, :width] for name in names}
     per_state = {name: getattr(own, name)[:, : width + 1] for name in ("answer_logprob", "state_mask")}
     return replace(own, **per_turn, **per_state)

@@ -199,6 +199,25 @@ def test_the_lowest_rung_has_the_credit_of_igpo_and_the_highest_clips_as_the_one
     close(still.clip_low, fixed.assign(seen).clip_low)
 
 
+# ---- trees -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_of_a_tree_is_worth_the_mean_of_its_leaves(rival):
+    # Trajectory 1 branches off trajectory 0 behind its first turn, trajectory 2 off trajectory 1 behind its second.
+    seen = played([[0.1, 0.1], [0.1, 0.1], [0.1, 0.1], []], [True] * 4, [1, 0, 0, 1])
+    nodes = torch.tensor([[0, 1, 2], [0, 3, 4], [0, 3, 5], [6, -1, -1]])
+    own = torch.tensor([[True] * 3, [False, True, True], [False, False, True], [True, False, False]])
+    credit = rival("tree_grpo").assign(replace(seen, node_ids=nodes, turn_mask=own))
+    close(credit.advantage, [[-1 / 3, 1, 1], [0, -1, -1], [0, 0, -1], [1, 0, 0]])
+    close(credit.turn_credit, [[-4 / 3, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tree_without_branches_is_grpo(rival, seed):
+    seen = random_observed(seed)
+    close(rival("tree_grpo").assign(seen).advantage, rival("grpo").assign(seen).advantage)
+
+
 # ---- process rewards, and controls -----------------------------------------------------------------------------------
 
 
@@ -305,6 +324,7 @@ def test_a_rival_differs_from_grpo_in_the_method_alone(rival, name):
     for one in (ours, grpo):
         for part in ("module", "policy", "reference", "optimizer", "scheduler"):
             one["model"].pop(part)
-        one["data"].pop("shaping", None), one["data"]["module"].pop("refill_rounds")  # DAPO's part in the sampling
+        one["data"].pop("shaping", None), one["data"]["module"].pop("refill_rounds")  # sampling, of dapo
+        one["data"].pop("branching", None)  # and of tree_grpo
     assert ours["data"] == grpo["data"] and ours["trainer"] == grpo["trainer"]
     assert ours["model"] != grpo["model"]

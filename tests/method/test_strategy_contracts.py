@@ -178,6 +178,7 @@ def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
         gain_mask=wider(gain_mask, False),
         turn_mask=wider(turn_mask, False),
         state_ids=wider(inputs.state_ids, 0),
+        node_ids=wider(inputs.node_ids, -1),
         action_ids=wider(inputs.action_ids, 0),
         n_new_pieces=wider(inputs.n_new_pieces, 9),
     )
@@ -191,6 +192,7 @@ CONSERVES = {
     "anchor_groups": False,
     "belief_baseline": False,
     "bellman_closure": False,
+    "node_value": False,
     "shrunken_groups": False,
     "staged": False,
     "turn_leave_one_out": False,

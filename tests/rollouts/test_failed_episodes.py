@@ -87,6 +87,18 @@ def test_too_many_failures_end_the_run_with_the_last_of_them(random_policy):
         rollout("step", RuntimeError("burst pipe"), share=0.3).run(random_policy, PROMPTS, 2, KEY, greedy=False)
 
 
+@pytest.mark.parametrize(("share", "lost"), [(0.1, 1), (0.0, 0)])
+def test_one_of_few_may_be_lost_unless_none_may(random_policy, share, lost):
+    def run():
+        return rollout("step", RuntimeError("burst pipe"), share).run(random_policy, PROMPTS, 1, KEY, greedy=False)
+
+    if lost:
+        assert [t.group for t in run()] == [0, 2]
+    else:
+        with pytest.raises(ValueError, match=r"max_failed_share=0\.0: 1 of 3 episodes failed"):
+            run()
+
+
 def test_waiting_for_a_thread_is_no_time_of_the_environment(random_policy, monkeypatch):
     monkeypatch.setattr("a2tgpo.rollouts.episode._THREADS", DaemonThreads(1, "single"))
 

@@ -7,6 +7,7 @@ from lightning import Callback, Trainer
 
 from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.callbacks.rich_logging import log_text
+from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.rollouts.transcripts import record, render
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.jsonl import write_jsonl
@@ -16,13 +17,13 @@ CREDIT = ("gain", "normalized_gain", "advantage", "clip_low", "clip_high")
 """What each turn was given."""
 
 
-def credit_record(batch: RolloutBatch, row: int) -> dict[str, Any]:
+def credit_record(trajectory: Trajectory, batch: RolloutBatch, row: int) -> dict[str, Any]:
     """What the turns of one trajectory were given: gains, advantages, clip bounds; and the beliefs between them."""
-    credit, turns = batch.credit, int(batch.turn_mask[row].sum())
+    credit, turns = batch.credit, len(trajectory.turns)
     return {
         **{name: getattr(credit, name)[row, :turns].tolist() for name in CREDIT},
         "has_gain": credit.gain_mask[row, :turns].tolist(),
-        "belief": credit.belief[row, : int(batch.process_mask[row].sum()) + 1].tolist(),
+        "belief": credit.belief[row, : len(trajectory.context_lengths)].tolist(),
     }
 
 
@@ -44,7 +45,7 @@ class RolloutFiles(Callback):
             return
         trajectories, batch = pl_module.trajectories, pl_module.rollout_batch
         path = self.directory / f"{iteration:06d}-rank{trainer.global_rank}.jsonl"
-        write_jsonl(path, [record(t) | credit_record(batch, row) for row, t in enumerate(trajectories)])
+        write_jsonl(path, [record(t) | credit_record(t, batch, row) for row, t in enumerate(trajectories)])
         files = sorted(self.directory.glob(f"*-rank{trainer.global_rank}.jsonl"))
         for old in files[: -self.max_files]:
             old.unlink()

@@ -98,7 +98,7 @@ def _advantages(
         )
     gain_mask = (position < n_own - 1) | (turn_mask & (gain != 0))
     n_rows, n_turns = turn_mask.shape
-    places = torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position  # nobody names states or actions
+    apart = torch.arange(n_rows, device=turns.device)[:, None] * n_turns + position  # verl does not say what is equal
     observed = Observed(
         trajectories=(),
         turn_mask=turn_mask,
@@ -108,9 +108,10 @@ def _advantages(
         state_mask=torch.nn.functional.pad(gain_mask, (1, 0), value=False),
         outcome=rewards.masked_fill(placed, 0.0).sum(1),
         group_ids=group_ids,
-        state_ids=places,
-        action_ids=places,
-        n_new_pieces=torch.zeros_like(places),
+        state_ids=apart,
+        node_ids=torch.where(turn_mask, apart, -1),
+        action_ids=apart,
+        n_new_pieces=torch.zeros_like(apart),
     )
     credit = replace(method, signal=PlacedGains(gain, gain_mask)).assign(observed)
     return to_tokens(credit.advantage, turns)

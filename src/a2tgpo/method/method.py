@@ -56,6 +56,7 @@ class Method:
             outcome=all_gather_rows(observed.outcome, 0.0),
             group_ids=all_gather_rows(observed.group_ids, 0),
             state_ids=all_gather_rows(observed.state_ids * n_ranks + rank, 0),
+            node_ids=all_gather_rows(observed.node_ids * n_ranks + rank, -1),
             action_ids=all_gather_rows(observed.action_ids * n_ranks + rank, 0),
             n_new_pieces=all_gather_rows(observed.n_new_pieces, 0),
         )

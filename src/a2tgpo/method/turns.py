@@ -33,6 +33,9 @@ class Observed:
     """Equal for the trajectories of a prompt."""
     state_ids: Int[Tensor, "B T"]
     """Equal where turns were taken in the same anchor state."""
+    node_ids: Int[Tensor, "B T"]
+    """Equal where trajectories of a prompt are the same up to a turn and its result, token for token; negative where
+    there is no turn."""
     action_ids: Int[Tensor, "B T"]
     """Equal where turns of a prompt did the same: equal tool calls, or equal answers."""
     n_new_pieces: Int[Tensor, "B T"]
@@ -69,6 +72,7 @@ class CreditInputs:
     outcome: Float[Tensor, " B"]
     group_ids: Int[Tensor, " B"]
     state_ids: Int[Tensor, "B T"]
+    node_ids: Int[Tensor, "B T"]
     action_ids: Int[Tensor, "B T"]
     n_new_pieces: Int[Tensor, "B T"]
 

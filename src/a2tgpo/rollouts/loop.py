@@ -28,7 +28,7 @@ class Rollout:
     `environment(task)` makes one episode; `max_response_tokens` bounds all actions and tool results of a trajectory
     together, `max_action_tokens` one action; `max_sessions` bounds how many trajectories are under way at once. An
     environment that raises, or takes more than `episode_timeout` seconds in all, costs its trajectory; more than
-    `max_failed_share` of lost trajectories end the run.
+    `max_failed_share` of lost trajectories end the run, but a single one only where that is 0.
     """
 
     engine: Engine
@@ -93,7 +93,7 @@ class Rollout:
             for fork in range(k)
         ]
         forks: dict[int, list[Trajectory]] = {i: [] for i in owner}
-        for trajectory in asyncio.run(self.play(policy, starts, greedy=False)) if starts else ():
+        for trajectory in asyncio.run(self.play(policy, starts, greedy=False)):
             if trajectory is not None:
                 forks[trajectory.group].append(trajectory)
         for i, (trajectory, n) in enumerate(prefixes):
@@ -217,7 +217,7 @@ class Rollout:
         if not failures:
             return
         told = f"{len(failures)} of {n_episodes} episodes failed; the last: {failures[-1]}"
-        if len(failures) > self.max_failed_share * n_episodes:
+        if len(failures) > max(self.max_failed_share * n_episodes, self.max_failed_share > 0):
             raise ValueError(f"data.module.max_failed_share={self.max_failed_share}: {told}") from failures[-1]
         _log.warning("%s", told)
 

@@ -122,6 +122,8 @@ class Trajectory:
     """The outcome reward."""
     stop: StopReason
     metrics: Mapping[str, float] = field(default_factory=dict)
+    n_shared: int = 0
+    """Turns at its beginning that belong to another trajectory of its group: context here, trained on there."""
 
     @property
     def well_formed_actions(self) -> int:
@@ -135,10 +137,11 @@ class Trajectory:
 
     @property
     def token_turns(self) -> tuple[int, ...]:
-        """For each of `token_ids` the index of the turn whose action it is, −1 for prompt and observation."""
+        """For each of `token_ids` the index of the turn whose action it is, −1 for prompt, observation and what another
+        trajectory is trained on."""
         ids = [-1] * len(self.prompt_ids)
         for index, turn in enumerate(self.turns):
-            ids += [index] * len(turn.action_ids) + [-1] * len(turn.observation_ids)
+            ids += [index if index >= self.n_shared else -1] * len(turn.action_ids) + [-1] * len(turn.observation_ids)
         return tuple(ids)
 
     @property

@@ -25,6 +25,7 @@ def record(trajectory: Trajectory) -> dict[str, Any]:
         "kind": trajectory.task.kind,
         "group": trajectory.group,
         "sample": trajectory.sample,
+        "n_shared": trajectory.n_shared,
         "prompt_ids": trajectory.prompt_ids,
         "turns": [
             {

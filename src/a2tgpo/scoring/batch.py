@@ -30,7 +30,7 @@ class RolloutBatch:
     rollout_logprobs: Float[Tensor, "B L"]
     """Log-prob of each action token when it was sampled, 0 elsewhere."""
     turn_mask: Bool[Tensor, "B T"]
-    """The turn exists."""
+    """The turn exists, and belongs to this trajectory."""
     process_mask: Bool[Tensor, "B T"]
     """A tool result followed the turn."""
     context_ids: Int[Tensor, "B T+1"]
@@ -80,8 +80,10 @@ def collate(trajectories: Sequence[Trajectory], pad_id: int) -> RolloutBatch:
         lengths=torch.tensor([len(t.token_ids) for t in trajectories]),
         turn_ids=torch.full((rows, length), -1),
         rollout_logprobs=tokens.clone(),
-        turn_mask=torch.tensor([[k < len(t.turns) for k in range(turns)] for t in trajectories]),
-        process_mask=torch.tensor([[k < len(t.context_lengths) - 1 for k in range(turns)] for t in trajectories]),
+        turn_mask=torch.tensor([[t.n_shared <= k < len(t.turns) for k in range(turns)] for t in trajectories]),
+        process_mask=torch.tensor(
+            [[t.n_shared <= k < len(t.context_lengths) - 1 for k in range(turns)] for t in trajectories]
+        ),
         context_ids=torch.tensor(contexts),
         state_ids=torch.tensor(_state_ids(trajectories, contexts, turns)),
         action_ids=torch.tensor(_action_ids(trajectories, turns)),
@@ -97,7 +99,7 @@ def collate(trajectories: Sequence[Trajectory], pad_id: int) -> RolloutBatch:
         n = len(trajectory.token_ids)
         batch.input_ids[b, :n] = torch.tensor(trajectory.token_ids)
         batch.turn_ids[b, :n] = torch.tensor(trajectory.token_turns)
-        logprobs = [p for turn in trajectory.turns for p in turn.action_logprobs]
+        logprobs = [p for turn in trajectory.turns[trajectory.n_shared :] for p in turn.action_logprobs]
         batch.rollout_logprobs[b, batch.turn_ids[b] >= 0] = torch.tensor(logprobs)
     return batch
 

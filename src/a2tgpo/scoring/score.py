@@ -171,6 +171,7 @@ def score(
         outcome=batch.outcome,
         group_ids=batch.group_ids,
         state_ids=batch.state_ids,
+        node_ids=batch.context_ids[:, 1:],
         action_ids=batch.action_ids,
         n_new_pieces=batch.n_new_pieces,
         answer_logprob_without=without,

@@ -91,7 +91,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
     "data": {
         **_parts("data/{slot}", "tasks", "environment", "dialect", "engine", "reward"),
         "retriever": or_null(part("data/retriever")),
-        "shaping": or_null(part("data/shaping")),
+        **{slot: or_null(part(f"data/{slot}")) for slot in ("shaping", "branching")},
         "module": part("data"),
         "facts_dir": TEXT,
     },
@@ -133,6 +133,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
     },
     "data.reward": {"outcome": TEXT, "malformed": number(), "unanswered": number()},
     "data.shaping": {"max_response_tokens": COUNT, "buffer": COUNT},
+    "data.branching": {"share": number(above=0, below=1)},
     "data.retriever": {
         "passages": part("data/retriever"),
         **dict.fromkeys(("corpus_path", "cache_dir", "model", "device"), TEXT),

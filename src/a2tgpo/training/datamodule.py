@@ -9,6 +9,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from a2tgpo.rollouts.branching import Branching
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Engine, Environment, Reward
 from a2tgpo.rollouts.start import EVALUATION_NOISE, TRAINING_NOISE
@@ -28,7 +29,7 @@ class RolloutDataModule(LightningDataModule):
 
     The prompts of an iteration depend on (seed, iteration) alone; ranks share the prompts of each mini-batch. A prompt
     whose outcomes are all equal gives its place to another one, at most `refill_rounds` times; where that is not 0,
-    what is equal even then is left out. `shaping` adds to the outcomes of training.
+    what is equal even then is left out. `shaping` adds to the outcomes of training, `branching` makes trees of groups.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RolloutDataModule(LightningDataModule):
         engine: Engine,
         reward: Reward,
         shaping: Reward | None,
+        branching: Branching | None,
         prompts_per_iteration: int,
         mini_batch_prompts: int,
         group_size: int,
@@ -73,7 +75,7 @@ class RolloutDataModule(LightningDataModule):
             episode_timeout,
             max_failed_share,
         )
-        self.tasks, self.shaping, self.seed = tasks, shaping, seed
+        self.tasks, self.shaping, self.branching, self.seed = tasks, shaping, branching, seed
         self.prompts_per_iteration, self.mini_batch_prompts = prompts_per_iteration, mini_batch_prompts
         self.group_size, self.refill_rounds = group_size, refill_rounds
         self.steps_per_iteration = prompts_per_iteration // mini_batch_prompts
@@ -183,6 +185,8 @@ class RolloutDataModule(LightningDataModule):
     def play(self, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]) -> list[Trajectory]:
         """The episodes of these prompts that did not fail; `key` keys the sampling noise."""
         learner: Learner = self.trainer.lightning_module
+        if self.branching is not None:
+            return self.branching(self.rollout, learner.policy, prompts, self.group_size, key)
         return self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
 
     @staticmethod

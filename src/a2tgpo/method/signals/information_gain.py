@@ -36,7 +36,7 @@ class InformationGain:
         states = observed.state_mask
         log_belief = finite_log_belief(observed, self.aliases)
         belief = log_belief.exp()
-        gain_mask = states[:, 1:] & states[:, :-1]
+        gain_mask = states[:, 1:] & states[:, :-1] & observed.process_mask
         if self.baseline == "first_turn":
             gain_mask[:, :1] = False
         gain = functional.information_gain(belief if self.gain == "prob" else log_belief, gain_mask)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from a2tgpo.method.turns import Gains, Observed
 from a2tgpo.rollouts.trajectory import Task, Trajectory
@@ -28,11 +30,11 @@ class Noise:
     @torch.no_grad()
     def __call__(self, observed: Observed) -> Gains:
         """Draws where a tool result followed; no beliefs."""
-        counts = observed.process_mask.sum(1).tolist()
-        draws = [self._draws(t, count) for t, count in zip(observed.trajectories, counts, strict=True)]
-        gain = torch.zeros(observed.turn_mask.shape).masked_scatter(observed.process_mask, torch.cat(draws))
-        return Gains(gain, observed.process_mask, torch.zeros(observed.state_mask.shape))
+        gain, mask = torch.zeros(observed.turn_mask.shape), observed.process_mask
+        for row, trajectory in enumerate(observed.trajectories):
+            gain[row, : len(trajectory.turns)] = self._draws(trajectory)
+        return Gains(torch.where(mask, gain, 0.0), mask, torch.zeros(observed.state_mask.shape))
 
-    def _draws(self, trajectory: Trajectory, count: int) -> torch.Tensor:
+    def _draws(self, trajectory: Trajectory) -> Float[Tensor, " T"]:
         key = crc32(f"{self.seed} {trajectory.task.task_id} {trajectory.group} {trajectory.sample}".encode())
-        return torch.randn(count, generator=torch.Generator().manual_seed(key))
+        return torch.randn(len(trajectory.turns), generator=torch.Generator().manual_seed(key))

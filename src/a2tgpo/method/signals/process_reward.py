@@ -25,10 +25,12 @@ class ProcessReward:
     def __call__(self, observed: Observed) -> Gains:
         """Scores where a tool result followed; no beliefs. Raises ValueError where the scorer says anything else."""
         scores = list(self.scorer(observed.trajectories))
-        if [len(own) for own in scores] != observed.process_mask.sum(1).tolist():
+        expected = [sum(turn.is_process for turn in trajectory.turns) for trajectory in observed.trajectories]
+        if [len(own) for own in scores] != expected:
             raise ValueError("model.signal.scorer: expected one list of scores a trajectory, with one a process turn")
-        flat = [float(score) for own in scores for score in own]
-        if not all(map(math.isfinite, flat)):
+        if not all(math.isfinite(score) for own in scores for score in own):
             raise ValueError("model.signal.scorer: a score is no finite number; expected finite numbers")
-        gain = torch.zeros(observed.turn_mask.shape).masked_scatter(observed.process_mask, torch.tensor(flat))
-        return Gains(gain, observed.process_mask, torch.zeros(observed.state_mask.shape))
+        gain, mask = torch.zeros(observed.turn_mask.shape), observed.process_mask
+        for row, own in enumerate(scores):
+            gain[row, : len(own)] = torch.tensor(own, dtype=gain.dtype)
+        return Gains(torch.where(mask, gain, 0.0), mask, torch.zeros(observed.state_mask.shape))
