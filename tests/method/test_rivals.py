@@ -260,19 +260,18 @@ def test_mt_grpo_adds_the_first_turns_reward_up_to_the_first_result(rival):
     assert credit.gain_mask.nonzero().tolist() == [[0, 0], [1, 0], [3, 0]]
 
 
-def test_usefulness_is_half_the_discounted_sum_of_useful_calls_on_top_of_the_outcome(rival):
+def test_usefulness_is_a_return_less_that_of_the_others_at_the_same_depth(rival):
     credit = rival("usefulness").assign(useful(FOUR, [True, True], [True], [], [False]))
-    others = 2 / 3  # R − mean of the others
-    close(credit.turn_credit, [[0.75, 0.5, 0], [0.5, 0, 0], [0, 0, 0], [0, 0, 0]])
-    alone = torch.tensor([others, -others, -others, others])[:, None] * FOUR.turn_mask
-    close(credit.advantage, alone + credit.turn_credit, 1e-6)
+    # Returns with γ = α = ½: 1.75 1.5 1; 0.5 0; 0; 1 1. Nobody else has a third turn: the others' mean outcome, 1/3.
+    close(credit.advantage, [[1.25, 1, 2 / 3], [-5 / 12, -1.25, 0], [-13 / 12, 0, 0], [0.25, 0.25, 0]], 1e-6)
+    by_outcome = [[2 / 3, 0.5, 2 / 3], [-2 / 3, -1, 0], [-2 / 3, 0, 0], [2 / 3, 0.5, 0]]
+    close(credit.advantage - credit.turn_credit, by_outcome, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["prm", "mt_grpo", "usefulness"])
+@pytest.mark.parametrize("name", ["prm", "mt_grpo"])
 def test_without_a_signal_controls_are_the_outcome_alone(rival, name):
     deaf = replace(rival(name), signal=NoSignal()).assign(FOUR)
-    expected = rival("rloo" if name == "usefulness" else "grpo").assign(FOUR)
-    close(deaf.advantage, expected.advantage)
+    close(deaf.advantage, rival("grpo").assign(FOUR).advantage)
 
 
 def test_noise_alone_is_standard_normal_and_knows_neither_outcome_nor_action(rival):
