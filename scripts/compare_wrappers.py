@@ -17,9 +17,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from a2tgpo.check.beliefs import GAINS, Wrapper, WrapperBeliefs, score_wrappers, wrappers
-from a2tgpo.check.forced import force
+from a2tgpo.check.forced import Pairs, force
 from a2tgpo.rollouts.trajectory import Split
+from a2tgpo.scoring.float32 import computes_in_float32
 from a2tgpo.system.process import configure_process, precision_context
+from a2tgpo.training.module import A2TGPOModule
 
 ROOT = Path(__file__).resolve().parents[1]
 FURTHER = [("<answer>\n", "\n</answer>"), ("<answer>The answer is \\boxed{", "}</answer>")]
@@ -54,11 +56,17 @@ def measure(overrides: list[str], own: bool) -> list[WrapperBeliefs]:
         pairs = force(data.rollout, learner.policy, tasks)
         if pairs is None:
             raise ValueError("data.tasks.train: questions without reference calls; expected some that have them")
-        few = [*pairs.own[:MEASURED], *pairs.foreign[:MEASURED]]
-        learner.prepare(few, [range(len(few))], 0)
         made = [learner.answer_wrapper] if own else of_all_dialects(learner.answer_wrapper)
-        noise = learner.log_gain_noise or 0.0
-        return score_wrappers(learner.policy, pairs, made, learner.micro_batch_tokens, noise)
+        return score_wrappers(learner.policy, pairs, made, learner.micro_batch_tokens, rounding(learner, pairs))
+
+
+def rounding(learner: A2TGPOModule, pairs: Pairs) -> float:
+    """Rounding error (nats) of a gain, measured on a few of the episodes."""
+    if computes_in_float32(learner.policy):
+        return 0.0
+    few = [*pairs.own[:MEASURED], *pairs.foreign[:MEASURED]]
+    learner.prepare(few, [range(len(few))], 0)
+    return learner.log_gain_noise or 0.0
 
 
 def table(found: list[WrapperBeliefs]) -> str:
@@ -81,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--own", action="store_true", help="the run's own wrapper alone")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         found = measure(arguments.overrides, arguments.own)
     except ValueError as error:

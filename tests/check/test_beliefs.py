@@ -1,13 +1,14 @@
 """Reference calls against foreign ones, by wrapper and answer length."""
 
 import math
+import shlex
 from dataclasses import replace
 
 import pytest
 import torch
 from hydra.utils import instantiate
 
-from a2tgpo.check.beliefs import WrapperBeliefs, beliefs, score_wrappers, wrappers
+from a2tgpo.check.beliefs import WrapperBeliefs, beliefs, chosen, score_wrappers, wrappers
 from a2tgpo.check.findings import Verdict
 from a2tgpo.check.forced import force
 from a2tgpo.rollouts.trajectory import Split
@@ -74,12 +75,18 @@ def test_chance_a_better_wrapper_and_small_beliefs_are_found():
     other = made(("<answer>", "</answer>"), [[0.1, 0.2]] * 4, [[0.1, 0.15]] * 4, [1] * 4)
     ranking, wrapper, size = beliefs([SHIPPED, other], "prob", 1e-4)
     assert ranking.verdict is Verdict.BAD and "0% of 2 questions (1 token)" in ranking.says
-    assert wrapper.mend == "data.dialect.answer_wrapper=['<answer>', '</answer>']"
+    assert wrapper.mend == """'data.dialect.answer_wrapper=["<answer>","</answer>"]'"""
     assert size.verdict is Verdict.DOUBTFUL and size.mend == "model.signal.gain=log_prob"
     assert size.says.startswith("of the gains of right calls 100% (1 token), 50% (all) are within 0.0001")
     (alone,) = beliefs([other], "prob", 1e-4)
     assert alone.verdict is Verdict.GOOD
     assert len([*beliefs([SHIPPED], "log_prob", 0.1)]) == 1
+
+
+@pytest.mark.parametrize("wrapper", [THOUGHT, ("It is \\boxed{", "} </answer>"), ('<answer> "', '"</answer>')])
+def test_the_override_of_a_wrapper_is_taken_as_it_is_printed(composed, wrapper):
+    config = composed(*shlex.split(chosen(wrapper)))
+    assert tuple(config.model.module.answer_wrapper) == wrapper
 
 
 def test_short_answers_that_lose_their_gains_among_long_ones_are_found():

@@ -2,6 +2,11 @@
 
 import json
 
+import pytest
+from hydra.utils import instantiate
+from transformers import AutoTokenizer
+
+from a2tgpo.check.borders import borders
 from tests.helpers.tiny_runs import ROOT, finish, start
 
 FACTS = ROOT / ".cache" / "facts"
@@ -30,3 +35,13 @@ def test_rounding_and_first_ratio_of_a_bf16_adapter_are_told(smollm2, tmp_path):
     found = check(tmp_path / "bf16", smollm2, *settings)
     assert found["rounding"]["verdict"] == "bad" and found["rounding"]["mend"] == "model.normalizer.resolution=auto"
     assert found["first ratio"]["verdict"] == "good" and found["first ratio"]["figures"]["outside"] == 0
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expected"), [("search_r1", []), ("a_tgpo", []), ("chat_tags", []), ("text_tags", ["><"])]
+)
+def test_results_of_the_chat_dialects_end_between_tokens(composed, smollm2, gemma3, dialect, expected):
+    made = instantiate(composed(f"data/dialect={dialect}").data.dialect, _convert_="all")
+    for model in (smollm2, gemma3):
+        found = borders(AutoTokenizer.from_pretrained(model), made.observe([""], ()), made.answer_wrapper[0])
+        assert [finding.figures["joined"] for finding in found] == expected

@@ -1,6 +1,7 @@
 """Can the gain tell turns apart? Beliefs behind calls that help and calls that do not, by wrapper and answer length."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -161,10 +162,15 @@ def beliefs(found: Sequence[WrapperBeliefs], gain: str, resolution: float) -> It
     if best.ranked > own.ranked + 0.1:
         says = f"inside {best.wrapper} {best.ranked:.0%} of the questions are ranked right, inside {own.wrapper} "
         says += f"{own.ranked:.0%}"
-        mend = f"data.dialect.answer_wrapper={list(best.wrapper)!r}"
-        yield Finding("wrapper", Verdict.DOUBTFUL, says, mend)
+        yield Finding("wrapper", Verdict.DOUBTFUL, says, chosen(best.wrapper))
     if gain == "prob":
         yield from _size(own, resolution)
+
+
+def chosen(wrapper: Wrapper) -> str:
+    """The override that chooses it, as a shell takes it: a line break stands as itself."""
+    before, after = (text.replace('"', '\\"') for text in wrapper)
+    return shlex.quote(f'data.dialect.answer_wrapper=["{before}","{after}"]')
 
 
 def _size(found: WrapperBeliefs, resolution: float) -> Iterator[Finding]:
