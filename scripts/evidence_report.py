@@ -80,7 +80,8 @@ def draw(study: Study, results: Mapping[str, Any], setting: str, path: Path) -> 
         axes.fill_between(iterations, *edges, alpha=0.15, color=line.get_color())
     axes.set(xlabel="iteration (rollout sets)", ylabel="success, unseen worlds, greedy", title=setting, ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

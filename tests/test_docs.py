@@ -167,7 +167,7 @@ def test_links_lead_somewhere(name):
         assert target.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, link
+            assert anchor in {heading.lower().replace(" ", "-").replace("`", "") for heading in headings}, link
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
