@@ -56,6 +56,7 @@ class Method:
             outcome=all_gather_rows(observed.outcome, 0.0),
             group_ids=all_gather_rows(observed.group_ids, 0),
             state_ids=all_gather_rows(observed.state_ids * n_ranks + rank, 0),
+            value=None if observed.value is None else all_gather_rows(observed.value, 0.0),
         )
         outputs = self.credit(everyone)
         low, high = self.clipper(outputs.normalized_gain)

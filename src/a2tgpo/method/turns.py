@@ -35,6 +35,9 @@ class Observed:
     """Equal where turns were taken in the same anchor state."""
     log_gain_noise: float = 0.0
     """Rounding error (nats, root mean square) of a difference of two `answer_logprob`s."""
+    value: Float[Tensor, "B T+1"] | None = None
+    """Mean outcome of the forks of the state before each turn; behind the last turn the outcome. None where no forks
+    were played."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class CreditInputs:
     outcome: Float[Tensor, " B"]
     group_ids: Int[Tensor, " B"]
     state_ids: Int[Tensor, "B T"]
+    value: Float[Tensor, "B T+1"] | None = None
+    """Mean outcome of the forks of the state before each turn; behind the last turn the outcome. None where no forks
+    were played."""
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,8 @@ class Trajectory:
     """The outcome reward."""
     stop: StopReason
     metrics: Mapping[str, float] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
+    """Value of the state before each turn and, at the end, the outcome; empty where no forks were played."""
 
     @property
     def well_formed_actions(self) -> int:

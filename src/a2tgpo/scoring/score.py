@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
@@ -115,6 +115,34 @@ def read(
     return Reading(TokenStats(logprobs, entropy), answers, positions)
 
 
+def observe(
+    trajectories: Sequence[Trajectory],
+    batch: RolloutBatch,
+    answer_logprob: Float[Tensor, "B S A"],
+    alias_mask: Bool[Tensor, "B A"],
+    state_mask: Bool[Tensor, "B S"],
+) -> Observed:
+    """What signals see of `trajectories`, whose collated form is `batch`, with these beliefs; S = T+1."""
+    return Observed(
+        trajectories=trajectories,
+        turn_mask=batch.turn_mask,
+        process_mask=batch.process_mask,
+        answer_logprob=answer_logprob,
+        alias_mask=alias_mask,
+        state_mask=state_mask,
+        outcome=batch.outcome,
+        group_ids=batch.group_ids,
+        state_ids=batch.state_ids,
+        value=_values(trajectories, batch.turn_mask.shape[1]),
+    )
+
+
+def _values(trajectories: Sequence[Trajectory], n_turns: int) -> Float[Tensor, "B S"] | None:
+    if not all(trajectory.values for trajectory in trajectories):
+        return None
+    return torch.tensor([[*t.values, *[0.0] * (n_turns + 1 - len(t.values))] for t in trajectories])
+
+
 @dataclass(frozen=True)
 class Scored:
     """A rollout set with old log-probs, and what the method needs to assign credit to its turns."""
@@ -143,17 +171,6 @@ def score(
     batch = collate(trajectories, policy.pad_id)
     plan = plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, answer_wrapper, answers)
     reading = read(policy, batch, plan.queries, token_budget, mini_batches)
-    answer_logprob, alias_mask, state_mask = plan.scatter(reading.answer_logprobs)
-    observed = Observed(
-        trajectories=trajectories,
-        turn_mask=batch.turn_mask,
-        process_mask=batch.process_mask,
-        answer_logprob=answer_logprob,
-        alias_mask=alias_mask,
-        state_mask=state_mask,
-        outcome=batch.outcome,
-        group_ids=batch.group_ids,
-        state_ids=batch.state_ids,
-    )
+    observed = observe(trajectories, batch, *plan.scatter(reading.answer_logprobs))
     batch = replace(batch, old_logprobs=reading.tokens.logprobs)
     return Scored(batch, observed, reading.tokens.entropy, reading.positions, plan)

@@ -80,6 +80,10 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "split": choice("train", "val", "test"),
         "questions": or_null(COUNT),
         "samples": COUNT,
+        **dict.fromkeys(("frozen", "run", "save"), or_null(TEXT)),
+        "continuations": integer(at_least=4),  # two halves, each with a spread
+        "budget": number("seconds or inf", above=0, infinite=True),
+        "batch_prompts": COUNT,
         "host": TEXT,
         "port": integer(at_least=0, at_most=65535),
         "topk": integer(at_least=1, at_most=1000),
@@ -98,6 +102,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **dict.fromkeys(("prompts_per_iteration", "mini_batch_prompts", "group_size", "max_sessions"), COUNT),
         **dict.fromkeys(("max_prompt_tokens", "max_response_tokens", "max_action_tokens"), COUNT),
         **dict.fromkeys(("val_tasks", "test_tasks"), COUNT),
+        "continuations": COUNT_OR_ZERO,
         "episode_timeout": SECONDS,
         "max_failed_share": number(at_least=0, below=1),
         "seed": SEED,
