@@ -37,7 +37,7 @@ def credit(config: DictConfig) -> None:
     with one_line_errors():
         require_settings(config, NEEDED, splits=() if config.frozen else ("train",))
         # here, because they take seconds: what is wrong with the configuration is said before
-        from a2tgpo.oracle.figure import draw
+        from a2tgpo.oracle.picture import draw
         from a2tgpo.oracle.report import as_json, judge_all, markdown, print_reports
         from a2tgpo.oracle.store import write_forks
         from a2tgpo.system.files import whole_file, write_json

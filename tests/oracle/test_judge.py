@@ -14,9 +14,9 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.method.signals.none import NoSignal
 from a2tgpo.oracle import metrics
 from a2tgpo.oracle.controls import CONTROLS, RLOO
-from a2tgpo.oracle.figure import draw
 from a2tgpo.oracle.forked import JUDGING, Forked, distinct_states, distinct_turns
 from a2tgpo.oracle.judge import Judge
+from a2tgpo.oracle.picture import draw
 from a2tgpo.oracle.report import LESS, as_json, judge_all, markdown, print_reports
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import collate

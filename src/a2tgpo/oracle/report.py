@@ -53,6 +53,7 @@ def facts(forked: Forked) -> dict[str, float]:
     """How much there is, and how exact."""
     mask, outcomes = forked.batch.turn_mask, forked.outcomes[:, :-1]
     error = outcomes.std(-1) / math.sqrt(outcomes.shape[-1])
+    advantage, spread = forked.advantage(JUDGING)
     return {
         "prompts": len(forked.batch.group_ids.unique()),
         "trajectories": len(forked.trajectories),
@@ -61,7 +62,8 @@ def facts(forked: Forked) -> dict[str, float]:
         "forks of a state": outcomes.shape[-1],
         "mean outcome": float(forked.batch.outcome.mean()),
         "error of V": float(error[mask].mean()),
-        "error of A*, judging half": float(forked.advantage(JUDGING)[1][mask].mean()),
+        "mean |A*|": float(advantage[mask].abs().mean()),
+        "error of A* in the judging half": float(spread[mask].mean()),
         "gradients kept": forked.gradient_kept,
     }
 
@@ -70,7 +72,7 @@ def as_json(reports: Mapping[str, SetReport]) -> dict[str, Any]:
     """Plain data; what is not known is null."""
     return {
         name: {
-            "facts": dict(report.facts),
+            "facts": _known(report.facts),
             "credits": {
                 credit: {figure: _known(asdict(value)) for figure, value in report.figures(credit).items()}
                 for credit in report.fidelities
@@ -80,8 +82,8 @@ def as_json(reports: Mapping[str, SetReport]) -> dict[str, Any]:
     }
 
 
-def _known(figure: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in figure.items()}
+def _known(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def markdown(reports: Mapping[str, SetReport]) -> str:
