@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from credit import of_run
-from tests.helpers.tiny_runs import SMALL, finish, start
+from tests.helpers.tiny_runs import finish, start
 
+BRIEF = ("trainer.max_epochs=1", "data.module.val_tasks=4", "data.module.test_tasks=4", "data.module.group_size=2")
 FEW = ("questions=2", "samples=2", "continuations=4", "batch_prompts=1")
 
 
@@ -27,7 +28,7 @@ def called(*overrides):
 
 @pytest.mark.slow
 def test_forks_of_a_run_are_played_kept_and_judged_again(tmp_path):
-    process = start("train.py", "experiment=grpo", *SMALL, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'run'}")
+    process = start("train.py", "experiment=grpo", *BRIEF, f"hydra.run.dir={tmp_path / 'run'}")
     assert finish(process, timeout=280) and process.returncode == 0
     kept = f"save={tmp_path / 'forks.npz'}"
     code, out, err = called(f"run={tmp_path / 'run'}", *FEW, kept, f"hydra.run.dir={tmp_path / 'first'}")

@@ -62,7 +62,8 @@ def test_values_are_means_of_half_the_forks_and_the_end_is_exact(random_policy):
 
 
 def test_advantages_and_their_errors_are_those_of_paired_forks(random_policy):
-    advantage, error = written(random_policy).advantage(JUDGING)
+    forked = written(random_policy)
+    advantage, error = forked.advantage(JUDGING), forked.advantage_error(JUDGING)
     assert advantage.tolist() == [[0.5, 0.5, 0], [0.5, 0.5, -1], [-2, 0, 0]]
     # Paired: 1−0, 0−0 → ½ ± ½; 1−1, 1−0 → ½ ± ½; what is certain before and after has no error.
     assert error.tolist() == [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 0]]
@@ -72,6 +73,7 @@ def test_a_failed_fork_is_left_out(random_policy):
     forked = written(random_policy)
     assert forked.outcomes[1, 2].isnan().tolist() == [False, False, True, False]
     assert forked.value(slice(None))[1, 2] == pytest.approx(2 / 3)
+    assert forked.value_error(slice(None))[1, 2] == pytest.approx(1 / 3)  # of 0, 1, 1: √(2/3 / 2 / 3)
 
 
 def test_a_signal_sees_the_answers_it_asks_for_and_the_shown_values(random_policy):

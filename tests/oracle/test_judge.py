@@ -58,7 +58,7 @@ COSINES = ("whitened cosine", "whitened cosine of the mean", "cosine", "cosine o
 def test_a_credit_equal_to_the_oracle_is_right_in_every_figure_and_its_negative_wrong(random_policy):
     forked = written(random_policy)
     judge = Judge(forked, 2)
-    oracle, _ = forked.advantage(JUDGING)
+    oracle = forked.advantage(JUDGING)
     for sign, credit in ((1, oracle), (-1, -oracle)):
         found = judge.fidelity(credit).figures
         for name in COSINES:
@@ -77,7 +77,7 @@ def test_cosines_are_those_of_the_batches_gradients(random_policy):
     forked = written(random_policy)
     judge, mask = Judge(forked, 3), forked.batch.turn_mask
     advantage = torch.where(mask, torch.randn(mask.shape, generator=torch.Generator().manual_seed(1)), 0.0)
-    oracle, _ = forked.advantage(JUDGING)
+    oracle = forked.advantage(JUDGING)
     cosines = []
     for prompts in ((0, 1, 2), (3, 4, 5)):
         ours, oracles = torch.zeros(12), torch.zeros(12)

@@ -54,15 +54,18 @@ class Forked:
         """V of the state before each turn, and the outcome at the end: the mean over `half` of the forks."""
         return self.outcomes[..., half].nanmean(-1)
 
-    def advantage(self, half: slice) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """A* = V(after the turn and its result) − V(before it), and its standard error; 0 where there is no turn.
+    def value_error(self, half: slice) -> Float[Tensor, "B S"]:
+        """Standard error of `value`."""
+        return _standard_error(self.outcomes[..., half])
 
-        Forks that meet in a state share their noise, so errors are those of the paired differences.
-        """
-        paired = self.outcomes[..., half].diff(dim=1)
-        n = paired.isfinite().sum(-1)
-        spread = (paired - paired.nanmean(-1, keepdim=True)).square().nansum(-1) / (n - 1)
-        return self.value(half).diff(dim=1), (spread / n).sqrt()
+    def advantage(self, half: slice) -> Float[Tensor, "B T"]:
+        """A* = V(after the turn and its result) − V(before it); 0 where there is no turn."""
+        return self.value(half).diff(dim=1)
+
+    def advantage_error(self, half: slice) -> Float[Tensor, "B T"]:
+        """Standard error of `advantage`: forks that meet in a state share their noise, so it is that of the paired
+        differences."""
+        return _standard_error(self.outcomes[..., half].diff(dim=1))
 
     @cached_property
     def turn_gradient(self) -> Float[Tensor, "M E"]:
@@ -104,6 +107,13 @@ class Forked:
         columns = [[task.answers.index(a) for a in own] for task, own in zip(tasks, asked, strict=True)]
         column = torch.tensor([own + [0] * (width - len(own)) for own in columns], dtype=torch.long)
         return column, torch.arange(width) < torch.tensor([len(own) for own in asked])[:, None]
+
+
+def _standard_error(samples: Float[Tensor, "*N K"]) -> Float[Tensor, "*N"]:
+    """Of the mean of those that are known."""
+    n = samples.isfinite().sum(-1)
+    squares = (samples - samples.nanmean(-1, keepdim=True)).square().nansum(-1)
+    return (squares / (n - 1) / n).sqrt()
 
 
 def distinct_states(batch: RolloutBatch) -> tuple[Int[Tensor, "B T"], list[tuple[int, int]]]:

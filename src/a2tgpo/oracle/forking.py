@@ -22,8 +22,11 @@ from a2tgpo.scoring.noise import log_gain_noise
 from a2tgpo.scoring.score import score
 
 SKETCH_WIDTH = 16384
+"""Numbers that a gradient of all weights is sketched to: an inner product is off by about 1 / √width of the lengths."""
 N_AXES = 256
+"""Principal axes of the sketches that are kept."""
 LARGEST_ROUND = 32
+"""Forks of each state that are held at once."""
 _log = logging.getLogger(__name__)
 
 

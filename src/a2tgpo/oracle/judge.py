@@ -84,8 +84,7 @@ class Judge:
     @cached_property
     def oracle(self) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
         """A* of every turn and its standard error."""
-        advantage, error = self.forked.advantage(JUDGING)
-        return advantage[self.mask], error[self.mask]
+        return self.forked.advantage(JUDGING)[self.mask], self.forked.advantage_error(JUDGING)[self.mask]
 
     @cached_property
     def places(self) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " N"]]:

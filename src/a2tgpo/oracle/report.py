@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jaxtyping import Float
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from a2tgpo.method.method import Method
 from a2tgpo.oracle.controls import CONTROLS, RLOO
@@ -51,19 +53,21 @@ def judge_all(forked: Forked, methods: Mapping[str, Method], batch_prompts: int)
 
 def facts(forked: Forked) -> dict[str, float]:
     """How much there is, and how exact."""
-    mask, outcomes = forked.batch.turn_mask, forked.outcomes[:, :-1]
-    error = outcomes.std(-1) / math.sqrt(outcomes.shape[-1])
-    advantage, spread = forked.advantage(JUDGING)
+    mask, everything = forked.batch.turn_mask, slice(None)
+
+    def over_turns(values: Float[Tensor, "B T"]) -> float:
+        return float(values[mask].mean())
+
     return {
         "prompts": len(forked.batch.group_ids.unique()),
         "trajectories": len(forked.trajectories),
         "turns": int(mask.sum()),
         "states": len(forked.fork_outcome),
-        "forks of a state": outcomes.shape[-1],
+        "forks of a state": forked.fork_outcome.shape[1],
         "mean outcome": float(forked.batch.outcome.mean()),
-        "error of V": float(error[mask].mean()),
-        "mean |A*|": float(advantage[mask].abs().mean()),
-        "error of A* in the judging half": float(spread[mask].mean()),
+        "error of V": over_turns(forked.value_error(everything)[:, :-1]),
+        "mean |A*|": over_turns(forked.advantage(everything).abs()),
+        "error of A* in the judging half": over_turns(forked.advantage_error(JUDGING)),
         "gradients kept": forked.gradient_kept,
     }
 
