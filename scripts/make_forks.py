@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--middle", type=int, default=5, help="iteration of the middle checkpoint")
     parser.add_argument("--late", type=int, default=20, help="iteration of the late one")
     parser.add_argument("--questions", type=int, default=64, help="of which eight episodes each are forked")
-    parser.add_argument("--continuations", type=int, default=128, help="forks of a state")
+    parser.add_argument("--continuations", type=int, default=64, help="forks of a state")
     arguments = parser.parse_args()
     out = ROOT / "logs" / "forks" / f"{arguments.name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     size = (f"questions={arguments.questions}", f"continuations={arguments.continuations}")

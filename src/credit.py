@@ -28,7 +28,7 @@ prepare_process()
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="credit")
 def main(config: DictConfig) -> None:
-    """One composition, or what a sweep is made of."""
+    """One composition."""
     credit(config)
 
 
