@@ -18,8 +18,7 @@ ARRAYS = ("answer_logprob", "alias_mask", "state_mask", "fork_outcome", "gradien
 
 
 def write_forks(path: Path, forked: Forked) -> None:
-    """Write `forked` to `path`; gradients keep half precision, log-probs of sampled tokens four
-    decimals."""
+    """Write `forked` to `path`; gradients keep half precision, log-probs of sampled tokens four decimals."""
     halved = replace(forked, gradient=forked.gradient.half())
     arrays = {name: getattr(halved, name).numpy() for name in ARRAYS}
     text = json.dumps([_record(trajectory) for trajectory in forked.trajectories])
