@@ -73,7 +73,13 @@ lint: $(READY) ## Check style and format
 bench: $(READY) ## Measure rollouts, gain scoring and update against their floors
 	$(BIN)/python benchmarks/phases.py $(ARGS)
 
+credit: $(READY) ## Hold a credit against forks of the outcome, without training (ARGS="model/credit=…", ARGS="run=logs/train/runs/…")
+	$(BIN)/python src/credit.py $(ARGS)
+
+forks: $(READY) ## Make the forks again that credit is held against (half an hour; ARGS="mine experiment=…" for another task)
+	$(BIN)/python scripts/make_forks.py $(or $(ARGS),quick)
+
 pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
 	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
 
-.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench pretrain
+.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench credit forks pretrain

@@ -115,7 +115,7 @@ def test_exceptions_name_files_that_exist():
     assert {name.split("/")[0] for name in GROUPED} >= {"model", "data", "trainer", "callbacks", "logger", *WHOLE}
 
 
-@pytest.mark.parametrize("entry_point", ["train", "eval", "check"])
+@pytest.mark.parametrize("entry_point", ["train", "eval", "check", "credit"])
 def test_entry_point_composes_by_itself(composed, entry_point):
     config = composed(config_name=entry_point)
     assert config.task_name == entry_point

@@ -93,7 +93,7 @@ def test_commands_name_entry_points():
     named = {entry for name in DOCUMENTS for entry, _ in commands_in(name)}
     assert (
         named
-        == {"train", "eval", "serve", "export", "warm_up", "check"}
+        == {"train", "eval", "serve", "export", "warm_up", "check", "credit"}
         == {path.stem for path in (ROOT / "src").glob("*.py")} - {"launch"}
     )
 

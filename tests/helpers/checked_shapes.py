@@ -5,7 +5,7 @@ jaxtyping's hook rewrites modules as they are imported, so this must come before
 
 from jaxtyping import install_import_hook
 
-CHECKED = ("a2tgpo.method", "a2tgpo.scoring")
+CHECKED = ("a2tgpo.method", "a2tgpo.scoring", "a2tgpo.oracle")
 """Packages, with all modules below them."""
 
 # is_pep484_tower: an int is a float, as type checkers have it and the command line writes: `model.clipper.beta=0`

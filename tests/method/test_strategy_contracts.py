@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 MANDATORY = {"aggregation/token_sum_norm": {"max_length": 16}, "signal/noise": {"seed": 0}}
 NEEDS_A_SERVER = {"served_process_reward"}
 """Its scorer has tests of its own: rollouts/test_turn_scorers.py."""
-NOT_PER_PROMPT = {"none", "batch", "successes"}
+NOT_PER_PROMPT = {"none", "batch", "successes", "fork_value"}
 B, T, L = 6, 4, 10
 ORDER = torch.tensor([3, 0, 5, 1, 4, 2])
 GROUPS = torch.tensor([7, 7, 2, 2, 7, 2])
@@ -166,7 +166,8 @@ def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
     credit = load_credit(name)
     gain, turn_mask = turns
     gain_mask = turn_mask & wider(turn_mask[:, 1:], False, 1)
-    inputs = replace(credit_inputs(gain, gain_mask, turn_mask, rand(B), GROUPS), belief=rand(B, T + 1))
+    inputs = credit_inputs(gain, gain_mask, turn_mask, rand(B), GROUPS)
+    inputs = replace(inputs, belief=rand(B, T + 1), value=rand(2, B, T + 1)[1])
     outputs = credit(inputs)
     assert not outputs.normalized_gain[~gain_mask].any() and not outputs.advantage[~turn_mask].any()
     assert outputs.advantage[turn_mask].all() and not outputs.turn_credit[~turn_mask].any()
@@ -175,6 +176,7 @@ def test_credit_does_not_see_padding_and_follows_permutation(name, turns):
         gain=wider(hide(gain, gain_mask), torch.nan),
         gain_noise=wider(inputs.gain_noise, torch.nan),
         belief=wider(inputs.belief, 0.0),
+        value=wider(inputs.value, torch.nan),
         gain_mask=wider(gain_mask, False),
         turn_mask=wider(turn_mask, False),
         state_ids=wider(inputs.state_ids, 0),
@@ -192,6 +194,7 @@ CONSERVES = {
     "anchor_groups": False,
     "belief_baseline": False,
     "bellman_closure": False,
+    "fork_value": False,
     "node_value": False,
     "shrunken_groups": False,
     "staged": False,
@@ -204,7 +207,9 @@ CONSERVES = {
 def test_a_credit_conserves_or_says_that_it_does_not(name, turns):
     (gain, turn_mask), credit = turns, load_credit(name)
     gain_mask = turn_mask & wider(turn_mask[:, 1:], False, 1)
-    outputs = credit(replace(credit_inputs(gain, gain_mask, turn_mask, rand(B), GROUPS), belief=rand(B, T + 1)))
+    outputs = credit(
+        replace(credit_inputs(gain, gain_mask, turn_mask, rand(B), GROUPS), belief=rand(B, T + 1), value=rand(B, T + 1))
+    )
     own = (outputs.advantage - outputs.turn_credit)[:, 0]
     conserved = unconserved(outputs.advantage, own).abs().max() < 1e-9
     assert conserved == CONSERVES[name.split("/")[1]]

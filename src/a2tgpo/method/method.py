@@ -59,6 +59,7 @@ class Method:
             node_ids=all_gather_rows(observed.node_ids * n_ranks + rank, -1),
             action_ids=all_gather_rows(observed.action_ids * n_ranks + rank, 0),
             n_new_pieces=all_gather_rows(observed.n_new_pieces, 0),
+            value=None if observed.value is None else all_gather_rows(observed.value, 0.0),
         )
         outputs = self.credit(everyone)
         low, high = self.clipper(outputs.normalized_gain)

@@ -44,6 +44,9 @@ class Observed:
     """The same behind all results but that of one process turn, which is taken out; None where nobody asked."""
     log_gain_noise: float = 0.0
     """Rounding error (nats, root mean square) of a difference of two `answer_logprob`s."""
+    value: Float[Tensor, "B T+1"] | None = None
+    """Mean outcome of the forks of the state before each turn; behind the last turn the outcome. None where no forks
+    were played."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class CreditInputs:
     node_ids: Int[Tensor, "B T"]
     action_ids: Int[Tensor, "B T"]
     n_new_pieces: Int[Tensor, "B T"]
+    value: Float[Tensor, "B T+1"] | None = None
+    """Mean outcome of the forks of the state before each turn; behind the last turn the outcome. None where no forks
+    were played."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from zlib import crc32
 
 from a2tgpo.rollouts.trajectory import Task, Turn
 
-TRAINING_NOISE, EVALUATION_NOISE = 0, 1
-"""Second part of the key of the sampling noise, after the seed: evaluation never repeats training's draws."""
+TRAINING_NOISE, EVALUATION_NOISE, FORK_NOISE, ORACLE_NOISE = range(4)
+"""Second part of the key of the sampling noise, after the seed: none repeats another's draws."""
 
 
 class Noise(Protocol):

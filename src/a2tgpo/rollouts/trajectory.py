@@ -124,6 +124,8 @@ class Trajectory:
     metrics: Mapping[str, float] = field(default_factory=dict)
     n_shared: int = 0
     """Turns at its beginning that belong to another trajectory of its group: context here, trained on there."""
+    values: tuple[float, ...] = ()
+    """Value of the state before each turn and, at the end, the outcome; empty where no forks were played."""
 
     @property
     def well_formed_actions(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
@@ -116,6 +116,37 @@ def read(
     return Reading(TokenStats(logprobs, entropy), answers, positions)
 
 
+def observe(
+    trajectories: Sequence[Trajectory],
+    batch: RolloutBatch,
+    answer_logprob: Float[Tensor, "B S A"],
+    alias_mask: Bool[Tensor, "B A"],
+    state_mask: Bool[Tensor, "B S"],
+) -> Observed:
+    """What signals see of `trajectories`, whose collated form is `batch`, with these beliefs; S = T+1."""
+    return Observed(
+        trajectories=trajectories,
+        turn_mask=batch.turn_mask,
+        process_mask=batch.process_mask,
+        answer_logprob=answer_logprob,
+        alias_mask=alias_mask,
+        state_mask=state_mask,
+        outcome=batch.outcome,
+        group_ids=batch.group_ids,
+        state_ids=batch.state_ids,
+        node_ids=batch.context_ids[:, 1:],
+        action_ids=batch.action_ids,
+        n_new_pieces=batch.n_new_pieces,
+        value=_values(trajectories, batch.turn_mask.shape[1]),
+    )
+
+
+def _values(trajectories: Sequence[Trajectory], n_turns: int) -> Float[Tensor, "B S"] | None:
+    if not all(trajectory.values for trajectory in trajectories):
+        return None
+    return torch.tensor([[*t.values, *[0.0] * (n_turns + 1 - len(t.values))] for t in trajectories])
+
+
 @dataclass(frozen=True)
 class Scored:
     """A rollout set with old log-probs, and what the method needs to assign credit to its turns."""
@@ -155,25 +186,10 @@ def score(
         second = read(reference, batch, asked, token_budget, mini_batches, with_entropy=False)
         batch, positions = replace(batch, ref_logprobs=second.tokens.logprobs), positions + second.positions
         believed = second if by_reference else reading
-    answer_logprob, alias_mask, state_mask = plan.scatter(believed.answer_logprobs)
-    without = None
+    observed = observe(trajectories, batch, *plan.scatter(believed.answer_logprobs))
     if without_turns:
         rows, asked = plan_without_turns(policy, trajectories, answers, answer_wrapper)
         third = read(policy, rows, asked.queries, token_budget, with_entropy=False)
         without, positions = place(trajectories, asked, third.answer_logprobs), positions + third.positions
-    observed = Observed(
-        trajectories=trajectories,
-        turn_mask=batch.turn_mask,
-        process_mask=batch.process_mask,
-        answer_logprob=answer_logprob,
-        alias_mask=alias_mask,
-        state_mask=state_mask,
-        outcome=batch.outcome,
-        group_ids=batch.group_ids,
-        state_ids=batch.state_ids,
-        node_ids=batch.context_ids[:, 1:],
-        action_ids=batch.action_ids,
-        n_new_pieces=batch.n_new_pieces,
-        answer_logprob_without=without,
-    )
+        observed = replace(observed, answer_logprob_without=without)
     return Scored(batch, observed, reading.tokens.entropy, positions, plan)

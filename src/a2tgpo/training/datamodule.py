@@ -10,9 +10,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from a2tgpo.rollouts.branching import Branching
+from a2tgpo.rollouts.forks import with_values
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Engine, Environment, Reward
-from a2tgpo.rollouts.start import EVALUATION_NOISE, TRAINING_NOISE
+from a2tgpo.rollouts.start import EVALUATION_NOISE, FORK_NOISE, TRAINING_NOISE
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.distributed import rank_and_world_size, shard
@@ -50,6 +51,7 @@ class RolloutDataModule(LightningDataModule):
         max_sessions: int,
         episode_timeout: float,
         max_failed_share: float,
+        continuations: int,
         seed: int,
         val_tasks: int,
         test_tasks: int,
@@ -57,7 +59,7 @@ class RolloutDataModule(LightningDataModule):
         super().__init__()
         own = {"prompts_per_iteration": prompts_per_iteration, "mini_batch_prompts": mini_batch_prompts}
         own |= {"group_size": group_size, "seed": seed, "val_tasks": val_tasks, "test_tasks": test_tasks}
-        own |= {"refill_rounds": refill_rounds}
+        own |= {"refill_rounds": refill_rounds, "continuations": continuations}
         require_all(own, "data.module")
         if prompts_per_iteration % mini_batch_prompts:
             raise ValueError(
@@ -77,7 +79,7 @@ class RolloutDataModule(LightningDataModule):
         )
         self.tasks, self.shaping, self.branching, self.seed = tasks, shaping, branching, seed
         self.prompts_per_iteration, self.mini_batch_prompts = prompts_per_iteration, mini_batch_prompts
-        self.group_size, self.refill_rounds = group_size, refill_rounds
+        self.group_size, self.refill_rounds, self.continuations = group_size, refill_rounds, continuations
         self.steps_per_iteration = prompts_per_iteration // mini_batch_prompts
         self._lap, self._order = -1, np.empty(0, dtype=int)
         self._served: tuple[int, list[RolloutBatch]] = (-1, [])
@@ -183,11 +185,16 @@ class RolloutDataModule(LightningDataModule):
         return [replace(t, outcome=t.outcome + finite("data.shaping", extra)) for t, extra in added]
 
     def play(self, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]) -> list[Trajectory]:
-        """The episodes of these prompts that did not fail; `key` keys the sampling noise."""
+        """The episodes of these prompts that did not fail, with the values of their states where forks are asked for;
+        `key` keys the sampling noise."""
         learner: Learner = self.trainer.lightning_module
         if self.branching is not None:
-            return self.branching(self.rollout, learner.policy, prompts, self.group_size, key)
-        return self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
+            played = self.branching(self.rollout, learner.policy, prompts, self.group_size, key)
+        else:
+            played = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
+        if not self.continuations:
+            return played
+        return with_values(self.rollout, learner.policy, played, self.continuations, (self.seed, FORK_NOISE, *key))
 
     @staticmethod
     def stand_in(batch: RolloutBatch) -> RolloutBatch:

@@ -1,0 +1,1 @@
+"""How good is the credit of each turn? Held against forks of the outcome, without training."""
