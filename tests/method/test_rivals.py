@@ -324,6 +324,6 @@ def test_a_rival_differs_from_grpo_in_the_method_alone(rival, name):
         for part in ("module", "policy", "reference", "optimizer", "scheduler"):
             one["model"].pop(part)
         one["data"].pop("shaping", None), one["data"]["module"].pop("refill_rounds")  # sampling, of dapo
-        one["data"].pop("branching", None)  # and of tree_grpo
+        one["data"].pop("branching", None), one["data"]["module"].pop("continuations")  # of tree_grpo, fork_credit
     assert ours["data"] == grpo["data"] and ours["trainer"] == grpo["trainer"]
     assert ours["model"] != grpo["model"]
