@@ -12,8 +12,10 @@ from torch import Tensor
 
 from a2tgpo.evaluation.bootstrap import bootstrap
 from a2tgpo.method.method import Method
+from a2tgpo.method.protocols import ReferenceSignal
 from a2tgpo.oracle import metrics
 from a2tgpo.oracle.forked import JUDGING, Forked
+from a2tgpo.system.errors import SettingError
 
 SURE = 2.0
 """Standard errors that |A*| of a turn must exceed where its sign or its rank is asked."""
@@ -66,7 +68,10 @@ class Judge:
         return torch.arange(n_prompts) * n_batches // n_prompts
 
     def credit(self, method: Method) -> Float[Tensor, "B T"]:
-        """Â of every turn, assigned batch by batch."""
+        """Â of every turn, assigned batch by batch. Raises SettingError for a signal that asks for a reference's beliefs:
+        those of the forks are the policy's own."""
+        if isinstance(method.signal, ReferenceSignal):
+            raise SettingError("model/signal: it asks for a reference's beliefs; expected one that asks for the policy's")
         advantage = torch.zeros(self.forked.batch.turn_mask.shape)
         for batch in self.batch_of_prompt.unique():
             rows = (self.batch_of_prompt[self.prompt] == batch).nonzero()[:, 0].tolist()
