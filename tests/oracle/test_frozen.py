@@ -14,7 +14,7 @@ from tests.helpers.tiny_runs import ROOT
 
 FROZEN = sorted((ROOT / "src" / "a2tgpo" / "oracle" / "frozen").glob("*.npz"))
 DOCS = (ROOT / "docs" / "oracle.md").read_text()
-BATCH_PROMPTS = 8
+BATCH_PROMPTS = 16
 ROUNDING = 0.002
 """By how much a third decimal moves with the arithmetic of another machine."""
 
