@@ -12,6 +12,7 @@ from rich.console import Console
 
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.signals.none import NoSignal
+from a2tgpo.method.signals.reference_progress import ReferenceProgress
 from a2tgpo.oracle import metrics
 from a2tgpo.oracle.controls import CONTROLS, RLOO
 from a2tgpo.oracle.forked import JUDGING, Forked, distinct_states, distinct_turns
@@ -20,6 +21,7 @@ from a2tgpo.oracle.picture import draw
 from a2tgpo.oracle.report import LESS, as_json, judge_all, markdown, print_reports
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import collate
+from a2tgpo.system.errors import SettingError
 from tests.helpers.build import build_trajectory
 
 SEARCHES = [f"<search> {name}</search>" for name in ("Varo", "Bemi", "director", "What")]
@@ -100,6 +102,12 @@ def test_credit_is_assigned_batch_by_batch(random_policy):
     outcome = forked.batch.outcome.view(6, 4)
     expected = (outcome - outcome.mean(1, keepdim=True)).view(-1, 1) * forked.batch.turn_mask
     torch.testing.assert_close(whole, expected, rtol=0, atol=1e-6)
+
+
+def test_beliefs_of_a_reference_are_refused(random_policy):
+    method = replace(PAPER, signal=ReferenceProgress(aliases="first", offset=0.1))
+    with pytest.raises(SettingError, match="model/signal: its beliefs are a reference's"):
+        Judge(written(random_policy), 3).credit(method)
 
 
 def test_controls_stand_where_they_must(random_policy):

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,7 +19,7 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Task
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
-from a2tgpo.scoring.score import read
+from a2tgpo.scoring.score import observe, read
 
 Wrapper = tuple[str, str]
 LENGTHS = {"1 token": (1, 1), "2 or 3": (2, 3), "4 and more": (4, 10**9)}
@@ -127,19 +127,7 @@ def score_wrappers(
     found = read(policy, batch, queries, token_budget, with_entropy=False).answer_logprobs
     results = []
     for wrapper, plan, part in zip(made, plans, found.split([len(plan.queries) for plan in plans]), strict=True):
-        logprobs, aliases, states = plan.scatter(part)
-        observed = Observed(
-            trajectories=trajectories,
-            turn_mask=batch.turn_mask,
-            process_mask=batch.process_mask,
-            answer_logprob=logprobs,
-            alias_mask=aliases,
-            state_mask=states,
-            outcome=batch.outcome,
-            group_ids=batch.group_ids,
-            state_ids=batch.state_ids,
-            log_gain_noise=noise,
-        )
+        observed = replace(observe(trajectories, batch, *plan.scatter(part)), log_gain_noise=noise)
         lengths = [_length(policy, task, wrapper) for task in pairs.tasks]
         results.append(WrapperBeliefs(wrapper, observed, lengths))
     return results

@@ -68,10 +68,12 @@ class Judge:
         return torch.arange(n_prompts) * n_batches // n_prompts
 
     def credit(self, method: Method) -> Float[Tensor, "B T"]:
-        """Â of every turn, assigned batch by batch. Raises SettingError for a signal that asks for a reference's beliefs:
-        those of the forks are the policy's own."""
+        """Â of every turn, assigned batch by batch.
+
+        Raises SettingError for a signal that asks for beliefs of a reference: those of the forks are the policy's own.
+        """
         if isinstance(method.signal, ReferenceSignal):
-            raise SettingError("model/signal: it asks for a reference's beliefs; expected one that asks for the policy's")
+            raise SettingError("model/signal: its beliefs are a reference's; expected a signal of the policy's own")
         advantage = torch.zeros(self.forked.batch.turn_mask.shape)
         for batch in self.batch_of_prompt.unique():
             rows = (self.batch_of_prompt[self.prompt] == batch).nonzero()[:, 0].tolist()
