@@ -36,7 +36,7 @@ from a2tgpo.rollouts.trajectory import Split, Task
 
 BATCH_SIZE, BATCHES_PER_SORT = 64, 8
 QUESTIONS_PER_WORLD, COPY_SHARE, COPY_WORDS = 8, 0.15, 12
-MIX = QuestionMix(hop1=0.12, hop2=0.25, hop3=0.23, hop4=0.1, comparison=0.3)  # comparing takes the most practice
+MIX = QuestionMix(hop1=0.12, hop2=0.25, hop3=0.23, hop4=0.1, comparison=0.3, narrowing=0.0)  # comparing takes the most practice
 MUON_LR, ADAMW_LR, WARMUP_STEPS, DECAY_SHARE = 0.02, 2e-3, 100, 0.4
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

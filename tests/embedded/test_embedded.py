@@ -28,7 +28,7 @@ from tests.helpers.shipped import pretrained_policy, question_mix, text_tags, wo
 
 SHIPPED = Path(__file__).resolve().parents[2] / "src/a2tgpo/policies/tiny"
 SIZE = world_size()
-TASKS = EmbeddedTasks(SIZE, question_mix(), 4, 400, 400, 400)
+TASKS = EmbeddedTasks(SIZE, question_mix(), 4, 400, 400, 400, None)
 TOKENIZER = build_tokenizer()
 HELD_OUT = (Split.VALIDATION, Split.TEST)
 FLAWLESS = Habits(hasty=(0.0,) * 4, hasty_comparison=(0.0,) * 3, wrong_relation=0.0, repeat=0.0)

@@ -1,4 +1,4 @@
-"""A small invented world: entities, the facts between them, and one passage a fact."""
+"""A small invented world: entities, the facts between them, and the passages that state them."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.settings import require_all
 
 FIRST_YEAR, LAST_YEAR = 1951, 1970
+YEARS = tuple(map(str, range(FIRST_YEAR, LAST_YEAR + 1)))
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ RELATIONS: dict[str, Relation] = {
 
 @dataclass(frozen=True)
 class WorldSize:
-    """How many entities of each type a world holds. Fewer words for people means more namesakes."""
+    """How many entities of each type a world holds. Fewer words for people means more namesakes.
+
+    With `objects`, a relation has so many different objects, and one passage states all subjects of one; with None any
+    entity of the type is one, and there is a passage a fact.
+    """
 
     film: int
     person: int
@@ -50,6 +55,7 @@ class WorldSize:
     company: int
     country: int
     person_words: int
+    objects: int | None
 
     def __post_init__(self) -> None:
         key, most = "data.tasks.size", min(map(len, WORDS.values()))
@@ -57,6 +63,9 @@ class WorldSize:
         names = (self.person_words // 2) * (self.person_words - self.person_words // 2)
         if self.person > names:
             raise ValueError(f"{key}.person={self.person}: expected <= {names}, the names of {key}.person_words")
+        fewest = min(self.person, self.city, self.company, self.country, len(YEARS))
+        if self.objects is not None and self.objects > fewest:
+            raise ValueError(f"{key}.objects={self.objects}: expected <= {fewest}, or a type has fewer entities")
         words = self.film + self.city + self.company + self.country + self.person_words
         if words > most:
             raise ValueError(f"{key}: a world of {words} words; expected <= {most}, which is all there are of a split")
@@ -99,16 +108,22 @@ def make_world(split: Split, index: int, size: WorldSize) -> World:
     facts: dict[tuple[str, str], str] = {}
     passages: dict[tuple[str, str], str] = {}
     for relation in RELATIONS.values():
+        objects = _objects(rng, relation, entities, size.objects)
+        templates: dict[str, str] = {}
         for subject in entities[relation.subject]:
-            object_ = _object(rng, relation, subject, entities)
-            template = relation.templates[rng.integers(len(relation.templates))]
-            facts[subject, relation.name] = object_
-            passages[subject, relation.name] = template.format(s=subject, o=object_)
+            facts[subject, relation.name] = objects[rng.integers(len(objects))]
+            templates[subject] = relation.templates[rng.integers(len(relation.templates))]
+        for subject in templates:
+            object_ = facts[subject, relation.name]
+            sharing = [s for s in templates if s == subject or (size.objects and facts[s, relation.name] == object_)]
+            passages[subject, relation.name] = templates[sharing[0]].format(s=", ".join(sharing), o=object_)
     return World(f"{split}-{index}", entities, facts, passages)
 
 
-def _object(rng: np.random.Generator, relation: Relation, subject: str, entities: dict[str, tuple[str, ...]]) -> str:
-    if relation.object == "number":
-        return str(rng.integers(FIRST_YEAR, LAST_YEAR + 1))
-    candidates = [name for name in entities[relation.object] if name != subject]
-    return candidates[rng.integers(len(candidates))]
+def _objects(
+    rng: np.random.Generator, relation: Relation, entities: dict[str, tuple[str, ...]], count: int | None
+) -> tuple[str, ...]:
+    every = YEARS if relation.object == "number" else entities[relation.object]
+    if count is None:
+        return every
+    return tuple(every[i] for i in rng.choice(len(every), size=count, replace=False))
