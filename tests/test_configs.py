@@ -42,6 +42,7 @@ INCOMPLETE = {
     **{f"data/engine/weight_sync/{name}": "data/engine=vllm" for name in ("lora", "reload", "ipc", "nccl")},
     "data/retriever/bm25": "data.retriever.corpus_path=corpus.jsonl",
     "data/retriever/dense": "data.retriever.model=encoder data.retriever.corpus_path=corpus.jsonl",
+    "data/environment/collections": "data/tasks=embedded_credit",
     "model/policy/pretrained": "model.policy.path=model",
     "model/policy/pretrained_lora": "model.policy.path=model",
     "model/aggregation/token_sum_norm": "model.aggregation.max_length=384",

@@ -110,7 +110,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "deterministic": FLAG,
         "judge": part("data/environment"),
         "tools.search.topk": COUNT,
-        **_parts("data/environment", "tools.search.size", "tools.search.placement"),
+        **_parts("data/tasks", "tools.search.size", "tools.search.placement"),
     },
     "data.dialect": {
         "prompt_template": template("{question}"),
