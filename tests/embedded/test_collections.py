@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from a2tgpo.embedded.collection_demonstrations import SearchHabits, demonstrate_search
 from a2tgpo.embedded.collection_search import CollectionSearch
 from a2tgpo.embedded.demonstrations import answer_action, search_action
-from a2tgpo.embedded.names import WORDS
+from a2tgpo.embedded.names import SHARED_WORDS, WORDS
 from a2tgpo.embedded.placement import NAMES, Placement
 from a2tgpo.embedded.questions import NARROWING, make_question, query, read_query, reverse_query
 from a2tgpo.embedded.tasks import EmbeddedTasks, world_of
@@ -61,17 +61,24 @@ def test_a_passage_states_all_subjects_of_an_object():
 
 def test_there_are_no_more_objects_than_entities_of_a_type():
     with pytest.raises(ValueError, match=r"data\.tasks\.size\.objects=3: expected <= 2"):
-        WorldSize(film=9, person=9, city=9, company=9, country=2, person_words=9, objects=3)
+        WorldSize(film=9, person=9, city=9, company=9, country=2, person_words=None, objects=3)
+
+
+def test_names_are_words_that_splits_share_and_nobody_has_a_namesake():
+    names = [name for split in Split for names in make_world(split, 3, SIZE).entities.values() for name in names]
+    assert set(names) <= set(SHARED_WORDS) and len(set(names)) > len(SHARED_WORDS) / 2
+    world = make_world(Split.TEST, 3, SIZE)
+    assert [world.aliases("person", name) for name in world.entities["person"]] == [
+        (name,) for name in world.entities["person"]
+    ]
+    with pytest.raises(ValueError, match="a world of 178 words; expected <= 115"):
+        replace(SIZE, film=130)
 
 
 @pytest.mark.parametrize("split", list(Split))
-def test_reference_calls_are_addressed_and_nearly_all_find_their_evidence(split):
-    found = [
-        passage in TOOL(call, task)
-        for task in TASKS.split(split)
-        for call, passage in zip(task.reference_calls, task.evidence, strict=True)
-    ]
-    assert np.mean(found) > 0.97  # namesakes can hide a person
+def test_reference_calls_are_addressed_and_find_their_evidence(split):
+    for task in TASKS.split(split):
+        assert [TOOL(call, task) for call in task.reference_calls] == [[passage] for passage in task.evidence]
 
 
 def test_another_collection_answers_with_a_decoy_or_nothing_and_never_with_evidence():
@@ -98,8 +105,8 @@ def test_a_tool_measures_first_choices_and_repeats():
         f"{home['director']} director of Varo",
         f"{other} star of Varo",
         f"{home['star']} star of Varo",  # a second choice
-        f"{home['star']} star Bemi Kasu",
-        f"{home['star']} star Bemi Kasu",
+        f"{home['star']} star Bemi",
+        f"{home['star']} star Bemi",
         f"{other} Varo",  # of no relation
     ]
     assert isinstance(TOOL, Measured)
@@ -128,7 +135,7 @@ def test_an_episode_reports_how_its_tool_was_used():
 # ---- narrowing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [query("star", "Varo"), reverse_query("star", "Bemi Kasu")])
+@pytest.mark.parametrize("call", [query("star", "Varo"), reverse_query("star", "Bemi")])
 def test_a_search_is_read_as_it_was_written(call):
     assert read_query(call) == read_query(f"archive {call}") == ("star", call.split(" ", 1)[1].removeprefix("of "))
 
@@ -168,11 +175,9 @@ def demonstrations(habits: SearchHabits, count: int, max_calls: int = 16):
 
 
 def test_a_demonstrator_without_bad_habits_finds_all_there_is_and_answers():
-    right = [
-        answer_action(task.answers[0]) == turns[-1][0] and all(any(e in o for _, o in turns) for e in task.evidence)
-        for task, _, turns in demonstrations(FLAWLESS, 60)
-    ]
-    assert np.mean(right) > 0.85  # but where a namesake hides a person, and tries run out
+    for task, _, turns in demonstrations(FLAWLESS, 60):
+        assert turns[-1][0] == answer_action(task.answers[0])
+        assert all(any(passage in observation for _, observation in turns) for passage in task.evidence)
 
 
 @pytest.mark.slow
@@ -184,8 +189,8 @@ def test_demonstrations_tell_nothing_of_the_placement():
     assert abs(right / of - 0.25) < 0.045  # 4 standard errors
 
 
-def test_a_choice_of_collection_is_one_piece_and_all_other_pieces_keep_their_ids():
+def test_names_and_collections_are_one_piece_and_all_other_pieces_keep_their_ids():
     plain, more = build_tokenizer(), build_tokenizer(COLLECTION_PIECES)
-    assert all(len(more(f"<search> {name} year").input_ids) == 3 for name in NAMES)
+    assert all(len(more(f"<search> {word} year").input_ids) == 3 for word in (*NAMES, *SHARED_WORDS))
     text = f"Question: What is the star of {WORDS[Split.TEST][0]}?"
     assert plain(text).input_ids == more(text).input_ids

@@ -24,7 +24,7 @@ class SearchHabits:
     """How often the demonstrator knows the placement, and how often it decides badly: answers right after a new fact,
     or after a result that brought none, though more are needed; repeats its search; asks for another relation."""
 
-    informed: float = 0.6
+    informed: float = 0.8
     hasty_found: float = 0.2
     hasty_useless: float = 0.08
     repeat: float = 0.03

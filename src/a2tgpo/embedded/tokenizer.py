@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from a2tgpo.embedded.names import ENDS, STARTS
+from a2tgpo.embedded.names import ENDS, SHARED_WORDS, STARTS
 from a2tgpo.embedded.placement import NAMES
 from a2tgpo.embedded.world import FIRST_YEAR, LAST_YEAR, RELATIONS
 
@@ -22,8 +22,11 @@ def _words() -> list[str]:
     return [*dict.fromkeys(words), *map(str, range(FIRST_YEAR, LAST_YEAR + 1))]
 
 
-COLLECTION_PIECES = (",", *(f"▁{word}" for word in ("Which", "film", "person", "city", "company", *NAMES)))
-"""What worlds with collections add: a choice of collection is one piece."""
+COLLECTION_PIECES = (
+    ",",
+    *(f"▁{word}" for word in ("Which", "film", "person", "city", "company", *NAMES, *SHARED_WORDS)),
+)
+"""What worlds with collections add: a name is one piece, and so is a choice of collection."""
 
 
 def build_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:

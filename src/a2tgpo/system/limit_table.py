@@ -172,7 +172,8 @@ _TABLE: dict[str, dict[str, Limit]] = {
     },
     "data.tasks.size": {
         "film": integer(at_least=2, at_most=1000),  # a comparison needs two
-        **dict.fromkeys(("person", "city", "company", "country", "person_words"), ENTITIES),
+        **dict.fromkeys(("person", "city", "company", "country"), ENTITIES),
+        "person_words": or_null(ENTITIES),
         "objects": or_null(integer(at_least=2, at_most=20)),  # no more than there are years
     },
     "data.tasks.mix": dict.fromkeys(("hop1", "hop2", "hop3", "hop4", "comparison", "narrowing"), SHARE),
