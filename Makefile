@@ -79,7 +79,8 @@ credit: $(READY) ## Hold a credit against forks of the outcome, without training
 forks: $(READY) ## Make the forks again that credit is held against (half an hour; ARGS="mine experiment=…" for another task)
 	$(BIN)/python scripts/make_forks.py $(or $(ARGS),quick)
 
-pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
-	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
+pretrain: $(READY) ## Make the embedded policies again (about half an hour)
+	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
+	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
 
 .PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench credit forks pretrain

@@ -34,9 +34,9 @@ from a2tgpo.scoring.score import score, token_stats
 POLICY = Path(a2tgpo.policies.__path__[0]) / "tiny"
 PROMPTS, GROUP_SIZE, SEED = 8, 8, 0
 
-size = WorldSize(film=6, person=10, city=5, company=4, country=3, person_words=14)
-mix = QuestionMix(hop1=0.15, hop2=0.3, hop3=0.25, hop4=0.1, comparison=0.2)
-tasks = EmbeddedTasks(size, mix, 4, 8000, 400, 400).split(Split.TRAIN)
+size = WorldSize(film=6, person=10, city=5, company=4, country=3, person_words=14, objects=None)
+mix = QuestionMix(hop1=0.15, hop2=0.3, hop3=0.25, hop4=0.1, comparison=0.2, narrowing=0.0)
+tasks = EmbeddedTasks(size, mix, 4, 8000, 400, 400, None).split(Split.TRAIN)
 retriever = BM25Retriever(WorldPassages(size))
 dialect = TextTags(
     "Question: {question}",

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
 NAMES = [name for name in NAMES if not name.startswith("local/")]
 GROUPED = [name for name in NAMES if "/" in name]
-WHOLE = ("experiment", "debug", "hparams_search")
+WHOLE = ("experiment", "preset", "debug", "hparams_search")
 """Groups whose files change the whole configuration instead of filling one slot."""
 
 NOT_BUILT = {
@@ -43,6 +43,7 @@ INCOMPLETE = {
     **{f"data/engine/weight_sync/{name}": "data/engine=vllm" for name in ("lora", "reload", "ipc", "nccl")},
     "data/retriever/bm25": "data.retriever.corpus_path=corpus.jsonl",
     "data/retriever/dense": "data.retriever.model=encoder data.retriever.corpus_path=corpus.jsonl",
+    "data/environment/collections": "data/tasks=embedded_credit",
     "model/policy/pretrained": "model.policy.path=model",
     "model/policy/pretrained_lora": "model.policy.path=model",
     "model/aggregation/token_sum_norm": "model.aggregation.max_length=384",

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from a2tgpo.embedded.demonstrations import Habits, demonstrate
 from a2tgpo.embedded.names import WORDS
 from a2tgpo.embedded.probes import closed_book_em, forced_search_em
+from a2tgpo.embedded.questions import make_question
 from a2tgpo.embedded.tasks import EmbeddedTasks, WorldPassages, world_of
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.embedded.world import make_world
@@ -28,7 +29,7 @@ from tests.helpers.shipped import pretrained_policy, question_mix, text_tags, wo
 
 SHIPPED = Path(__file__).resolve().parents[2] / "src/a2tgpo/policies/tiny"
 SIZE = world_size()
-TASKS = EmbeddedTasks(SIZE, question_mix(), 4, 400, 400, 400)
+TASKS = EmbeddedTasks(SIZE, question_mix(), 4, 400, 400, 400, None)
 TOKENIZER = build_tokenizer()
 HELD_OUT = (Split.VALIDATION, Split.TEST)
 FLAWLESS = Habits(hasty=(0.0,) * 4, hasty_comparison=(0.0,) * 3, wrong_relation=0.0, repeat=0.0)
@@ -81,6 +82,18 @@ def test_every_kind_of_question_and_an_alias_occur() -> None:
 def test_a_world_is_a_function_of_split_and_number() -> None:
     assert make_world(Split.TEST, 7, SIZE) == make_world(Split.TEST, 7, SIZE)
     assert make_world(Split.TEST, 7, SIZE).facts != make_world(Split.TEST, 8, SIZE).facts
+
+
+def test_worlds_and_questions_are_those_that_the_shipped_policy_was_made_for() -> None:
+    digest = hashlib.sha256()
+    for split in Split:
+        world = make_world(split, 7, SIZE)
+        digest.update(repr((world, [make_question(world, k, question_mix()) for k in range(8)])).encode())
+    assert digest.hexdigest() == "0753472930b4be660a8614ee46137f86d55721a045f13d865e1c170ba34e2a82"
+
+
+def test_the_shipped_tokenizer_is_the_one_that_is_built() -> None:
+    assert json.loads((SHIPPED / "tokenizer.json").read_text()) == json.loads(TOKENIZER.backend_tokenizer.to_str())
 
 
 def test_a_demonstrator_without_bad_habits_answers_every_question() -> None:

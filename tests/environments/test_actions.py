@@ -262,6 +262,7 @@ def test_every_end_is_judged(answer, stop, em, overlap):
         "format": float(stop not in (StopReason.INVALID_ACTION, StopReason.MAX_TOKENS)),
         "calls": 0.0,
         "useful_calls": 0.0,
+        "early_answer": float(stop is StopReason.ANSWERED),
         "tool_failures": 0.0,
     }
 

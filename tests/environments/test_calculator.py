@@ -172,6 +172,7 @@ def test_calculations_are_observed_and_the_right_number_is_success(play):
         "format": 1.0,
         "calls": 2.0,
         "useful_calls": 2.0,
+        "early_answer": 0.0,
         "tool_failures": 0.0,
     }
 
@@ -189,7 +190,7 @@ def test_an_answer_counts_by_its_value(play, text, em, f1):
 def test_a_number_that_was_seen_before_or_leads_nowhere_is_not_useful(play):
     results, metrics = play(calculate("12 - 4"), calculate("8"), calculate("12 + 4"), answer("24"))
     assert [result.useful for result in results[:3]] == [True, False, False]
-    assert (metrics["calls"], metrics["useful_calls"]) == (3, 1)
+    assert (metrics["calls"], metrics["useful_calls"], metrics["early_answer"]) == (3, 1, 1)
     unknown, _ = play(calculate("12 - 4"), answer("24"), task=replace(PROBLEM, evidence=()))
     assert unknown[0].useful is None
 

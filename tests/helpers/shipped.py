@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from a2tgpo.embedded.placement import Placement
 from a2tgpo.embedded.questions import QuestionMix
 from a2tgpo.embedded.world import WorldSize
 from a2tgpo.environments.dialects.text_tags import TextTags
@@ -49,12 +50,16 @@ def tool_calls(prompt_template: str, answer_wrapper: tuple[str, ...], **changes:
     return ToolCalls(**settings("data/dialect/tool_calls") | given | changes)
 
 
-def world_size() -> WorldSize:
-    return WorldSize(**settings("data/tasks/embedded_quick", "size"))
+def world_size(preset: str = "quick") -> WorldSize:
+    return WorldSize(**settings(f"data/tasks/embedded_{preset}", "size"))
 
 
-def question_mix() -> QuestionMix:
-    return QuestionMix(**settings("data/tasks/embedded_quick", "mix"))
+def question_mix(preset: str = "quick", **changes: Any) -> QuestionMix:
+    return QuestionMix(**settings(f"data/tasks/embedded_{preset}", "mix") | changes)
+
+
+def placement(**changes: Any) -> Placement:
+    return Placement(**settings("data/tasks/embedded_credit", "placement") | changes)
 
 
 def pretrained_policy(path: Path | str, **changes: Any) -> Policy:

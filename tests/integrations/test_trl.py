@@ -85,8 +85,8 @@ def make_trainer(folder, model=None, **options):
     policy.tokenizer.chat_template, policy.tokenizer.response_template = CHAT, RESPONSE
     ends = ("<eos>", "</search>", "</answer>")
     policy.model.generation_config.eos_token_id = policy.tokenizer.convert_tokens_to_ids(ends)
-    mix = QuestionMix(hop1=0.0, hop2=0.5, hop3=0.5, hop4=0.0, comparison=0.0)
-    tasks = EmbeddedTasks(SIZE, mix, 4, 100, 4, 4).split(Split.TRAIN)
+    mix = QuestionMix(hop1=0.0, hop2=0.5, hop3=0.5, hop4=0.0, comparison=0.0, narrowing=0.0)
+    tasks = EmbeddedTasks(SIZE, mix, 4, 100, 4, 4, None).split(Split.TRAIN)
     rows = [
         {"prompt": [{"role": "user", "content": t.question}], "answers": list(t.answers), "corpus": t.corpus}
         for t in (tasks[i] for i in range(8))

@@ -137,6 +137,18 @@ def test_a_metric_that_some_episodes_lack_is_a_mean_over_the_others(trajectories
     assert "useful_calls" not in meter.take(torch.device("cpu"))
 
 
+def test_a_family_has_a_least_member_and_so_many_that_are_mastered(trajectories):
+    known = [{"choice/a": 1.0}, {"choice/a": 0.875, "choice/b": 1.0}, {"choice/b": 0.5}, {"choice/c": 1.0, "cost": 2.0}]
+    meter = EpisodeMeter()
+    meter.add([replace(t, metrics=m) for t, m in zip(trajectories, known, strict=True)], torch.device("cpu"))
+    means = meter.take(torch.device("cpu"))
+    assert {name: float(mean) for name, mean in means.items() if "choice_" in name} == {
+        "choice_least": 0.75,
+        "choice_mastered": 2.0,  # a and c
+    }
+    assert not {"stop_least", "cost_least"} & set(means)
+
+
 def test_policy_figures_speak_about_action_tokens_only(batch):
     mask = batch.turn_ids >= 0
     old = torch.where(mask, -1.0, 7.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from a2tgpo.embedded.questions import COMPARISON, query
+from a2tgpo.embedded.questions import COMPARISON, query, read_query
 from a2tgpo.embedded.world import RELATIONS, World
 from a2tgpo.rollouts.protocols import Environment
 from a2tgpo.rollouts.trajectory import Task
@@ -30,8 +30,8 @@ class Habits:
 
 
 def search_action(search: str) -> str:
-    """A search as the demonstrator writes it."""
-    return f"<think> need {search.split()[0]}</think><search> {search}</search>"
+    """A search as the demonstrator writes it, with what it looks for as the thought."""
+    return f"<think> need {read_query(search)[0]}</think><search> {search}</search>"
 
 
 def answer_action(answer: str) -> str:

@@ -1,5 +1,6 @@
 """Invented names, spelt in two pieces, of which no word is shared between splits."""
 
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
@@ -24,8 +25,11 @@ WORDS: dict[Split, tuple[str, ...]] = {
     split: tuple(start + end for start in STARTS for end in ENDS if split_of(start + end) == split) for split in Split
 }
 
+SHARED_WORDS = tuple(start + ENDS[crc32(start.encode()) % len(ENDS)] for start in STARTS)
+"""Names of worlds with collections, in all splits: few enough that a tokenizer has each as one piece, and no two begin
+alike."""
 
-def draw_words(rng: np.random.Generator, split: Split, count: int) -> list[str]:
-    """`count` different words of `split`."""
-    words = WORDS[split]
+
+def draw_words(rng: np.random.Generator, words: Sequence[str], count: int) -> list[str]:
+    """`count` different ones of `words`."""
     return [words[i] for i in rng.choice(len(words), size=count, replace=False)]

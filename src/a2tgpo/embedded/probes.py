@@ -1,9 +1,14 @@
-"""Two figures that say what a policy can do apart from how it plays: skill and closed-book knowledge."""
+"""Figures that say what a policy can do apart from how it plays: skill, closed-book knowledge, and what it knows of the
+places of facts."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 
+import torch
+
 from a2tgpo.embedded.demonstrations import search_action
+from a2tgpo.embedded.placement import Placement
+from a2tgpo.embedded.questions import read_query
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.policies.policy import Policy
@@ -22,6 +27,22 @@ def forced_search_em(policy: Policy, tasks: Sequence[Task], environment: Callabl
 def closed_book_em(policy: Policy, tasks: Sequence[Task], environment: Callable[[Task], ToolUse]) -> float:
     """Knowledge: exact match when the policy is made to answer at once."""
     return _forced_answer_em(policy, tasks, environment, searches=False)
+
+
+@torch.no_grad()
+def home_probability(
+    policy: Policy, tasks: Sequence[Task], environment: Callable[[Task], ToolUse], placement: Placement
+) -> float:
+    """Mean probability that the first search for what a question needs first names the right collection, of those
+    there are: 1/K where nothing is known of the placement."""
+    ids = [policy.tokenizer(f" {name}", add_special_tokens=False).input_ids[0] for name in placement.names]
+    total = 0.0
+    for task in tasks:
+        relation, _ = read_query(task.reference_calls[0])
+        text = f"{environment(task).prompt()}<think> need {relation}</think><search>"
+        logits = policy.model(torch.tensor([policy.tokenizer(text).input_ids])).logits[0, -1, ids]
+        total += float(logits.softmax(-1)[placement.names.index(placement.home[relation])])
+    return total / len(tasks)
 
 
 def _forced_answer_em(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from a2tgpo.embedded.placement import Placement
 from a2tgpo.embedded.questions import QuestionMix, make_question
 from a2tgpo.embedded.world import World, WorldSize, make_world
 from a2tgpo.rollouts.trajectory import Split, Task
@@ -25,7 +26,7 @@ class WorldPassages:
     size: WorldSize
 
     def __call__(self, corpus: str) -> list[str]:
-        return list(world_of(corpus, self.size).passages.values())
+        return list(dict.fromkeys(world_of(corpus, self.size).passages.values()))
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class WorldQuestions(Sequence[Task]):
     mix: QuestionMix
     total: int
     per_world: int
+    placement: Placement | None
 
     def __len__(self) -> int:
         return self.total
@@ -45,12 +47,16 @@ class WorldQuestions(Sequence[Task]):
         if not 0 <= index < self.total:
             raise IndexError(index)
         world = cached_world(self.split, index // self.per_world, self.size)
-        return make_question(world, index % self.per_world, self.mix)
+        task = make_question(world, index % self.per_world, self.mix)
+        return self.placement.addressed(task) if self.placement else task
 
 
 @dataclass(frozen=True)
 class EmbeddedTasks:
-    """Multi-hop questions over invented worlds; no entity of one split appears in another."""
+    """Multi-hop questions over invented worlds; no entity of one split appears in another.
+
+    With a `placement`, facts are kept in collections, and each reference call names one.
+    """
 
     size: WorldSize
     mix: QuestionMix
@@ -58,6 +64,7 @@ class EmbeddedTasks:
     train_questions: int
     val_questions: int
     test_questions: int
+    placement: Placement | None
 
     def __post_init__(self) -> None:
         require_all(vars(self), "data.tasks")
@@ -69,4 +76,4 @@ class EmbeddedTasks:
             Split.VALIDATION: self.val_questions,
             Split.TEST: self.test_questions,
         }
-        return WorldQuestions(split, self.size, self.mix, counts[split], self.questions_per_world)
+        return WorldQuestions(split, self.size, self.mix, counts[split], self.questions_per_world, self.placement)

@@ -1,11 +1,13 @@
 """The embedded policy's tokenizer: whole words for what worlds are told in, two pieces a name, bytes for the rest."""
 
 import re
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from a2tgpo.embedded.names import ENDS, STARTS
+from a2tgpo.embedded.names import ENDS, SHARED_WORDS, STARTS
+from a2tgpo.embedded.placement import NAMES
 from a2tgpo.embedded.world import FIRST_YEAR, LAST_YEAR, RELATIONS
 
 PAD, END = "<pad>", "<eos>"
@@ -20,9 +22,19 @@ def _words() -> list[str]:
     return [*dict.fromkeys(words), *map(str, range(FIRST_YEAR, LAST_YEAR + 1))]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A Unigram tokenizer in which " Varo" is two tokens and every text survives encode and decode unchanged."""
-    pieces = [f"▁{piece}" for piece in (*_words(), *STARTS)] + ["Question", *ENDS, ".", "?", ":", "▁"]
+COLLECTION_PIECES = (
+    ",",
+    *(f"▁{word}" for word in ("Which", "film", "person", "city", "company", *NAMES, *SHARED_WORDS)),
+)
+"""What worlds with collections add: a name is one piece, and so is a choice of collection."""
+
+
+def build_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A Unigram tokenizer in which " Varo" is two tokens and every text survives encode and decode unchanged.
+
+    The pieces of `more` come last, so that all others keep their ids.
+    """
+    pieces = [f"▁{piece}" for piece in (*_words(), *STARTS)] + ["Question", *ENDS, ".", "?", ":", "▁", *more]
     vocabulary = [(piece, 0.0) for piece in (PAD, END, *TAGS)]
     vocabulary += [(f"<0x{byte:02X}>", _BYTE_SCORE) for byte in range(256)]
     vocabulary += [(piece, _WORD_SCORE) for piece in dict.fromkeys(pieces)]

@@ -1,14 +1,15 @@
-"""A small invented world: entities, the facts between them, and one passage a fact."""
+"""A small invented world: entities, the facts between them, and the passages that state them."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from a2tgpo.embedded.names import WORDS, draw_words
+from a2tgpo.embedded.names import SHARED_WORDS, WORDS, draw_words
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.settings import require_all
 
 FIRST_YEAR, LAST_YEAR = 1951, 1970
+YEARS = tuple(map(str, range(FIRST_YEAR, LAST_YEAR + 1)))
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,34 @@ RELATIONS: dict[str, Relation] = {
 
 @dataclass(frozen=True)
 class WorldSize:
-    """How many entities of each type a world holds. Fewer words for people means more namesakes."""
+    """How many entities of each type a world holds. Fewer words for people means more namesakes; with None there are
+    none: every name is one of the words that all splits share.
+
+    With `objects`, a relation has so many different objects, and one passage states all subjects of one; with None any
+    entity of the type is one, and there is a passage a fact.
+    """
 
     film: int
     person: int
     city: int
     company: int
     country: int
-    person_words: int
+    person_words: int | None
+    objects: int | None
 
     def __post_init__(self) -> None:
-        key, most = "data.tasks.size", min(map(len, WORDS.values()))
+        key = "data.tasks.size"
+        most = len(SHARED_WORDS) if self.person_words is None else min(map(len, WORDS.values()))
         require_all(vars(self), key)
-        names = (self.person_words // 2) * (self.person_words - self.person_words // 2)
-        if self.person > names:
+        words = self.person if self.person_words is None else self.person_words
+        if self.person_words is not None and self.person > (names := (words // 2) * (words - words // 2)):
             raise ValueError(f"{key}.person={self.person}: expected <= {names}, the names of {key}.person_words")
-        words = self.film + self.city + self.company + self.country + self.person_words
+        fewest = min(self.person, self.city, self.company, self.country, len(YEARS))
+        if self.objects is not None and self.objects > fewest:
+            raise ValueError(f"{key}.objects={self.objects}: expected <= {fewest}, or a type has fewer entities")
+        words += self.film + self.city + self.company + self.country
         if words > most:
-            raise ValueError(f"{key}: a world of {words} words; expected <= {most}, which is all there are of a split")
+            raise ValueError(f"{key}: a world of {words} words; expected <= {most}, which is all there are")
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,11 @@ class World:
     def aliases(self, kind: str, name: str) -> tuple[str, ...]:
         """Accepted ways to write an entity: its name, and a person's surname where nobody else bears it."""
         surname = name.split()[-1]
-        if kind == "person" and sum(surname in person.split() for person in self.entities["person"]) == 1:
+        if (
+            kind == "person"
+            and surname != name
+            and sum(surname in person.split() for person in self.entities["person"]) == 1
+        ):
             return (name, surname)
         return (name,)
 
@@ -90,25 +105,36 @@ def make_world(split: Split, index: int, size: WorldSize) -> World:
     """World number `index` of `split`: a pure function of its arguments."""
     rng = np.random.default_rng([list(Split).index(split), index])
     counts = {"film": size.film, "city": size.city, "company": size.company, "country": size.country}
-    words = draw_words(rng, split, sum(counts.values()) + size.person_words)
-    entities: dict[str, tuple[str, ...]] = {"person": _people(rng, words[: size.person_words], size.person)}
-    start = size.person_words
+    if size.person_words is None:
+        start = size.person
+        words = draw_words(rng, SHARED_WORDS, sum(counts.values()) + start)
+        entities: dict[str, tuple[str, ...]] = {"person": tuple(words[:start])}
+    else:
+        start = size.person_words
+        words = draw_words(rng, WORDS[split], sum(counts.values()) + start)
+        entities = {"person": _people(rng, words[:start], size.person)}
     for kind, count in counts.items():
         entities[kind] = tuple(words[start : start + count])
         start += count
     facts: dict[tuple[str, str], str] = {}
     passages: dict[tuple[str, str], str] = {}
     for relation in RELATIONS.values():
+        objects = _objects(rng, relation, entities, size.objects)
+        templates: dict[str, str] = {}
         for subject in entities[relation.subject]:
-            object_ = _object(rng, relation, subject, entities)
-            template = relation.templates[rng.integers(len(relation.templates))]
-            facts[subject, relation.name] = object_
-            passages[subject, relation.name] = template.format(s=subject, o=object_)
+            facts[subject, relation.name] = objects[rng.integers(len(objects))]
+            templates[subject] = relation.templates[rng.integers(len(relation.templates))]
+        for subject in templates:
+            object_ = facts[subject, relation.name]
+            sharing = [s for s in templates if s == subject or (size.objects and facts[s, relation.name] == object_)]
+            passages[subject, relation.name] = templates[sharing[0]].format(s=", ".join(sharing), o=object_)
     return World(f"{split}-{index}", entities, facts, passages)
 
 
-def _object(rng: np.random.Generator, relation: Relation, subject: str, entities: dict[str, tuple[str, ...]]) -> str:
-    if relation.object == "number":
-        return str(rng.integers(FIRST_YEAR, LAST_YEAR + 1))
-    candidates = [name for name in entities[relation.object] if name != subject]
-    return candidates[rng.integers(len(candidates))]
+def _objects(
+    rng: np.random.Generator, relation: Relation, entities: dict[str, tuple[str, ...]], count: int | None
+) -> tuple[str, ...]:
+    every = YEARS if relation.object == "number" else entities[relation.object]
+    if count is None:
+        return every
+    return tuple(every[i] for i in rng.choice(len(every), size=count, replace=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from a2tgpo.rollouts.protocols import Chat
 from a2tgpo.rollouts.trajectory import Task
@@ -95,4 +95,13 @@ class Judge(Protocol):
 
     def __call__(self, answer: str | None, task: Task) -> Mapping[str, float]:
         """Metrics of `answer`, None where the episode gave none; at least `success` in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A tool that can say how well an episode used it."""
+
+    def measure(self, calls: Sequence[Mapping[str, Argument]]) -> Mapping[str, float]:
+        """Metrics of an episode that called the tool with these arguments, one after another."""
         ...

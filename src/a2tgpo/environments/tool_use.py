@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from a2tgpo.environments.protocols import Action, Dialect, Judge, Tool, ToolCall, ToolError
+from a2tgpo.environments.protocols import Action, Dialect, Judge, Measured, Tool, ToolCall, ToolError
 from a2tgpo.environments.tools.calling import call_with_timeout
 from a2tgpo.environments.tools.schema import ToolFunction, read_tool
 from a2tgpo.retrievers.passages import page, split_title
@@ -26,7 +26,7 @@ class ToolUse:
     that raises or takes longer than `tool_timeout` seconds becomes an observation that says so, in the words of a
     ToolError or else in one short sentence; after `max_tool_failures` of them the episode ends. Texts and passages that
     calls bring are pieces: a call is useful where it brings a piece of the task's evidence, or a passage of a page of
-    it, for the first time. `judge` says how good the answer is.
+    it, for the first time. `judge` says how good the answer is, and a tool that is `Measured` how well it was used.
 
     Raises SettingError where a setting cannot work, or a tool raises one.
     """
@@ -44,7 +44,7 @@ class ToolUse:
     _functions: Mapping[str, ToolFunction] = field(init=False, repr=False)
     schemas: tuple[Tool, ...] = field(init=False, repr=False)
     """The tools as the policy is told of them."""
-    _calls: int = field(default=0, init=False)
+    _calls: tuple[ToolCall, ...] = field(default=(), init=False)
     _useful: int = field(default=0, init=False)
     _new: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
@@ -69,7 +69,7 @@ class ToolUse:
         if action.answer is not None:
             self._answer = action.answer
             return StepResult(stop=StopReason.ANSWERED, action=action.name)
-        if self._calls + len(action.calls) > self.max_calls:
+        if len(self._calls) + len(action.calls) > self.max_calls:
             return StepResult(stop=StopReason.MAX_TURNS, action=action.name)
         return self._call_all(action)
 
@@ -78,19 +78,26 @@ class ToolUse:
         return hashlib.blake2b(json.dumps(sorted(self._seen)).encode(), digest_size=8).hexdigest()
 
     def finish(self, stop: StopReason) -> dict[str, float]:
-        """The judge's metrics, and counts of the episode: tool calls, those that failed, and those that were useful
-        where the task knows its evidence."""
-        return {
-            **self.judge(self._answer if stop is StopReason.ANSWERED else None, self.task),
-            "format": float(stop.keeps_format),
-            "calls": float(self._calls),
-            **({"useful_calls": float(self._useful)} if self.task.evidence else {}),
-            "tool_failures": float(self._failures),
-        }
+        """The judge's metrics, those of the tools, and counts of the episode: tool calls and those that failed; where
+        the task knows its evidence, those that were useful, and whether it was answered without all of it."""
+        answered = stop is StopReason.ANSWERED
+        counts = {"format": float(stop.keeps_format), "calls": float(len(self._calls))}
+        if self.task.evidence:
+            counts["useful_calls"] = float(self._useful)
+            counts["early_answer"] = float(answered and not self._seen.issuperset(self.task.evidence))
+        counts["tool_failures"] = float(self._failures)
+        return {**self.judge(self._answer if answered else None, self.task), **counts, **self._measures()}
 
     def fork(self) -> ToolUse:
         """A copy that goes on by itself; the tools are shared."""
         return copy.copy(self)  # all that an episode changes is immutable
+
+    def _measures(self) -> dict[str, float]:
+        measures: dict[str, float] = {}
+        for name, tool in self.tools.items():
+            if isinstance(tool, Measured):
+                measures |= tool.measure([call.arguments for call in self._calls if call.name == name])
+        return measures
 
     def _call_all(self, action: Action) -> StepResult:
         useful, new = self._useful, self._new
@@ -107,7 +114,7 @@ class ToolUse:
 
     def _call(self, call: ToolCall) -> tuple[str, Call]:
         """The result as text, and how the call went."""
-        self._calls += 1
+        self._calls += (call,)
         called = self._functions[call.name]
         try:
             arguments = called.arguments(call.arguments, self.task)

@@ -73,7 +73,8 @@ class Environment(Protocol):
 
     def finish(self, stop: StopReason) -> Mapping[str, float]:
         """Metrics of the episode, however it ended. `success` in [0, 1] is what checkpoints, progress and summary read;
-        all others are logged as they are."""
+        all others are logged as they are. Of those named `family/member`, held-out figures tell the least and how many
+        are high."""
         ...
 
 

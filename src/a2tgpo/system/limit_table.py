@@ -116,6 +116,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "deterministic": FLAG,
         "judge": part("data/environment"),
         "tools.search.topk": COUNT,
+        **_parts("data/tasks", "tools.search.size", "tools.search.placement"),
     },
     "data.dialect": {
         "prompt_template": template("{question}"),
@@ -171,12 +172,19 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **dict.fromkeys(("train_questions", "val_questions", "test_questions", "questions_per_world"), COUNT),
         "max_steps": integer(at_least=1, at_most=4),
         **_parts("data/tasks", "size", "mix"),
+        "placement": or_null(part("data/tasks")),
+    },
+    "data.tasks.placement": {
+        "collections": integer(at_least=1, at_most=6),  # as many as have a name
+        "number": SEED,
     },
     "data.tasks.size": {
         "film": integer(at_least=2, at_most=1000),  # a comparison needs two
-        **dict.fromkeys(("person", "city", "company", "country", "person_words"), ENTITIES),
+        **dict.fromkeys(("person", "city", "company", "country"), ENTITIES),
+        "person_words": or_null(ENTITIES),
+        "objects": or_null(integer(at_least=2, at_most=20)),  # no more than there are years
     },
-    "data.tasks.mix": dict.fromkeys(("hop1", "hop2", "hop3", "hop4", "comparison"), SHARE),
+    "data.tasks.mix": dict.fromkeys(("hop1", "hop2", "hop3", "hop4", "comparison", "narrowing"), SHARE),
     "model": {
         **_parts("model/{slot}", "policy", "reference", "signal", "outcome", "normalizer", "accumulator", "combiner"),
         **_parts("model/{slot}", "credit", "ratio", "clipper", "surrogate", "aggregation", "correction"),

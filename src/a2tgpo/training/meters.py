@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.system.distributed import gather, max_over_ranks, mean_over_ranks
-from a2tgpo.training.metrics import Movement, clip_metrics, episode_metrics, measured
+from a2tgpo.training.metrics import Movement, clip_metrics, episode_metrics, family_metrics, measured
 
 
 class EpisodeMeter:
@@ -24,11 +24,11 @@ class EpisodeMeter:
             self._means.setdefault(name, MeanMetric().to(device)).update(value, weight=measured(name, trajectories))
 
     def take(self, device: torch.device) -> dict[str, Tensor]:
-        """The means, the same on every rank; then start anew."""
+        """The means, and figures of families of them, the same on every rank; then start anew."""
         names = sorted({name for names in gather(list(self._means)) for name in names})  # a rank may have played none
         means = {name: self._means.get(name, MeanMetric().to(device)).compute() for name in names}
         self._means.clear()
-        return means
+        return means | {name: torch.tensor(value, device=device) for name, value in family_metrics(means).items()}
 
 
 class IterationMeter:

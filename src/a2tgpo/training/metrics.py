@@ -1,7 +1,7 @@
 """Metrics of the rollouts, the credit they got and the steps they caused."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 from a2tgpo.method.functional import k3_kl, outside, to_tokens
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
+
+MASTERED = 0.9
+"""From this share on, what is done right most of the time counts as mastered."""
 
 
 def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -32,6 +35,19 @@ def episode_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 def measured(name: str, trajectories: Sequence[Trajectory]) -> int:
     """How many trajectories have the metric `name` of their environment: all, where it is not the environment's."""
     return sum(name in trajectory.metrics for trajectory in trajectories) or len(trajectories)
+
+
+def family_metrics(means: Mapping[str, float]) -> dict[str, float]:
+    """Of each family of means, named `family/member`: the least, and how many are at least `MASTERED`."""
+    families: dict[str, list[float]] = {}
+    for name, mean in means.items():
+        family, slash, _ = name.rpartition("/")
+        if slash and family != "stop":  # shares of one whole
+            families.setdefault(family, []).append(float(mean))
+    return {
+        **{f"{family}_least": min(members) for family, members in families.items()},
+        **{f"{family}_mastered": float(sum(m >= MASTERED for m in members)) for family, members in families.items()},
+    }
 
 
 def per_turn(name: str, values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, float]:
