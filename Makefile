@@ -79,8 +79,16 @@ credit: $(READY) ## Hold a credit against forks of the outcome, without training
 forks: $(READY) ## Make the forks again that credit is held against (half an hour; ARGS="mine experiment=…" for another task)
 	$(BIN)/python scripts/make_forks.py $(or $(ARGS),quick)
 
+evidence: $(READY) ## Train the runs of docs/evidence/plan.yaml that are not in results.json yet, and make its tables (hours)
+	$(BIN)/python scripts/evidence.py $(ARGS)
+	$(BIN)/python scripts/evidence_report.py
+
+evidence-quick: $(READY) ## The study's smallest part: three methods, three seeds (twenty minutes)
+	$(BIN)/python scripts/evidence.py --study quick
+	$(BIN)/python scripts/evidence_report.py
+
 pretrain: $(READY) ## Make the embedded policies again (about half an hour)
 	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
 	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
 
-.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench credit forks pretrain
+.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench credit forks evidence evidence-quick pretrain

@@ -12,7 +12,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
-from evidence import PLAN, RESULTS, Plan, Study, read_results
+from evidence import PLAN, RESULTS, Plan, Run, Study, read_results
 
 from a2tgpo.evaluation.contrasts import FEWEST, Contrast, contrast, holm
 
@@ -20,25 +20,31 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def by_seed(results: Mapping[str, Any], setting: str, method: str, name: str) -> dict[int, float]:
-    """A figure of the summary, or the mean of a curve, by seed: of the runs that are there."""
+def runs_of(study: Study, results: Mapping[str, Any], setting: str, method: str) -> dict[int, Any]:
+    """The runs of the study that are there, by seed."""
+    keys = {seed: Run(seed, setting, method).key for seed in study.seeds}
+    return {seed: results[key] for seed, key in keys.items() if key in results}
+
+
+def by_seed(study: Study, results: Mapping[str, Any], setting: str, method: str, name: str) -> dict[int, float]:
+    """A figure of the summary, or the mean of a curve, by seed."""
     found: dict[int, float] = {}
-    for key, run in results.items():
-        if key.rsplit("/", 1)[0] == f"{setting}/{method}":
-            curve = run["curves"].get(name)
-            found[int(key.rsplit("/", 1)[1])] = mean(v for _, v in curve) if curve else run["summary"][name]
+    for seed, run in runs_of(study, results, setting, method).items():
+        curve = run["curves"].get(name)
+        found[seed] = mean(v for _, v in curve) if curve else run["summary"][name]
     return found
 
 
 def table(study: Study, results: Mapping[str, Any]) -> str:
-    """A row a setting and method: mean and standard deviation over seeds of each of the study's figures."""
+    """A row a setting and method with at least two runs: mean and standard deviation of the study's figures."""
     figures = study.figures
     lines = [f"| setting | method | seeds | {' | '.join(figures)} |", "|---" * (3 + len(figures)) + "|"]
     for setting in study.settings:
         for method in study.methods:
-            values = [list(by_seed(results, setting, method, name).values()) for name in figures]
-            cells = [f"{mean(v):.3f} ± {stdev(v):.3f}" if len(v) > 1 else "–" for v in values]
-            lines.append(" | ".join([f"| {setting}", method, str(len(values[0])), *cells]) + " |")
+            values = [list(by_seed(study, results, setting, method, name).values()) for name in figures]
+            if len(values[0]) > 1:
+                cells = [f"{mean(v):.3f} ± {stdev(v):.3f}" for v in values]
+                lines.append(" | ".join([f"| {setting}", method, str(len(values[0])), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -48,7 +54,7 @@ def contrasts(study: Study, results: Mapping[str, Any]) -> list[tuple[str, str, 
     for setting in study.settings:
         for name in study.figures:
             for pair in study.contrasts:
-                first, second = ((method, by_seed(results, setting, method, name)) for method in pair)
+                first, second = ((method, by_seed(study, results, setting, method, name)) for method in pair)
                 if len(first[1].keys() & second[1].keys()) >= FEWEST:
                     made.append((setting, name, contrast(first, second)))
     return [(*row, p) for row, p in zip(made, holm([c.p for _, _, c in made]), strict=True)]
@@ -68,8 +74,7 @@ def draw(study: Study, results: Mapping[str, Any], setting: str, path: Path) -> 
     """Success in validation over iterations: mean over seeds, and two standard errors as a band."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for method in study.methods:
-        prefix = f"{setting}/{method}/"
-        curves = [dict(run["curves"]["val/success"]) for key, run in results.items() if key.startswith(prefix)]
+        curves = [dict(run["curves"]["val/success"]) for run in runs_of(study, results, setting, method).values()]
         if len(curves) < 2:
             continue
         iterations = sorted(set.intersection(*map(set, curves)))
@@ -95,6 +100,8 @@ def main() -> None:
     plan, results = Plan.read(arguments.plan), read_results(arguments.results)
     sections: list[str] = ["<!-- made by scripts/evidence_report.py -->"]
     for name, study in plan.studies.items():
+        if not any(len(runs_of(study, results, s, m)) > 1 for s in study.settings for m in study.methods):
+            continue
         sections += [f"## {name}", study.about, table(study, results)]
         if rows := contrasts(study, results):
             sections.append(contrast_table(rows))

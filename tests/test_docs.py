@@ -356,7 +356,7 @@ def test_environment_example_runs(composed, examples):
     task = instantiate(config.data.tasks).split(Split.TRAIN)[0]
     environment = instantiate(config.data.environment, _convert_="all")
     assert config.model.module.answer_wrapper == ["<think> done</think><answer> ", "</answer>"]
-    right, searches = environment(task), [search_action("anything")] * len(task.evidence)
+    right, searches = environment(task), [search_action("director of anything")] * len(task.evidence)
     states = [right.state()]
     for search, passage in zip(searches, task.evidence, strict=True):
         result = right.step(search)

@@ -58,6 +58,7 @@ def test_a_curve_is_means_over_equal_parts():
 
 
 def test_the_report_by_hand(plan_file, tmp_path, monkeypatch):
+    plan_file.write_text(PLAN.replace("seeds: [0, 1],", "seeds: [0, 1, 2],"))
     figures = {"a2tgpo": (0.5, 0.7, 0.6), "grpo": (0.4, 0.5, 0.6)}
     start = [[0, 0.5]]
     results = {
@@ -65,6 +66,10 @@ def test_the_report_by_hand(plan_file, tmp_path, monkeypatch):
         for method, values in figures.items()
         for seed, f in enumerate(values)
     }
+    results["tiny/grpo/7"] = {
+        "summary": {"f": 9.0},
+        "curves": {"c": start, "val/success": start},
+    }  # no seed of the study
     evidence.write_results(tmp_path / "results.json", results)
     assert evidence.read_results(tmp_path / "results.json") == results
     words = ["--plan", plan_file, "--results", tmp_path / "results.json"]
@@ -72,9 +77,21 @@ def test_the_report_by_hand(plan_file, tmp_path, monkeypatch):
     evidence_report.main()
     tables = (tmp_path / "tables.md").read_text()
     assert "| tiny | a2tgpo | 3 | 0.600 ± 0.100 | 0.300 ± 0.050 |" in tables
+    assert "| tiny | grpo | 3 | 0.500 ± 0.100 |" in tables
     assert "| tiny | f | a2tgpo − grpo | 3 | +0.100 (" in tables
     assert "| tiny | c | a2tgpo − grpo | 3 | +0.050 (" in tables
     assert (tmp_path / "one-tiny.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_every_run_of_the_study_composes(composed):
+    plan = evidence.Plan.read(evidence.PLAN)
+    made = {(run.method, run.setting) for run in plan.runs(list(plan.studies))}
+    assert {method for method, _ in made} == set(plan.methods) and {setting for _, setting in made} == set(
+        plan.settings
+    )
+    for method, setting in made:
+        composed(*plan.methods[method], *plan.settings[setting])
 
 
 @pytest.mark.slow
