@@ -182,10 +182,10 @@ def test_a_demonstrator_without_bad_habits_finds_all_there_is_and_answers():
 
 @pytest.mark.slow
 def test_demonstrations_tell_nothing_of_the_placement():
-    right, of = 0, 0
-    for _, tool, turns in demonstrations(SearchHabits(), 1500, max_calls=4):
+    right, of, task_itself = 0, 0, CollectionSearch(SIZE, PLACEMENT, topk=1)
+    for _, _, turns in demonstrations(SearchHabits(), 1500, max_calls=4):
         calls = [{"query": a.split("<search> ")[1].removesuffix("</search>")} for a, _ in turns if "<search>" in a]
-        right, of = right + tool.measure(calls[:1]).get("first_choice", 0.0), of + 1
+        right, of = right + task_itself.measure(calls[:1]).get("first_choice", 0.0), of + 1
     assert abs(right / of - 0.25) < 0.045  # 4 standard errors
 
 

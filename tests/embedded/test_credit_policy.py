@@ -3,16 +3,19 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+import train
+from a2tgpo.callbacks.metrics_table import read_rows
 from a2tgpo.embedded.probes import closed_book_em, forced_search_em, home_probability
 from a2tgpo.embedded.questions import NARROWING
 from a2tgpo.embedded.tokenizer import COLLECTION_PIECES, build_tokenizer
-from a2tgpo.evaluation.calibration import belief_states, calibration_gap
+from a2tgpo.evaluation.calibration import BeliefState, belief_states, calibration_gap
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.training.datamodule import RolloutDataModule
@@ -43,7 +46,7 @@ def test_weights_and_tokenizer_are_those_of_the_record() -> None:
 @pytest.mark.slow
 def test_it_has_skill_but_no_knowledge(policy: Policy, data: RolloutDataModule) -> None:
     tasks = [data.tasks.split(Split.VALIDATION)[i] for i in range(200)]
-    assert forced_search_em(policy, tasks, data.rollout.environment) >= 0.95
+    assert forced_search_em(policy, tasks, data.rollout.environment) >= 0.85
     assert closed_book_em(policy, tasks, data.rollout.environment) <= 0.05
 
 
@@ -62,8 +65,33 @@ def test_it_knows_nothing_of_the_placement(policy: Policy, data: RolloutDataModu
 def test_its_beliefs_follow_bayes_where_questions_narrow(policy: Policy, data: RolloutDataModule) -> None:
     validation = data.tasks.split(Split.VALIDATION)
     played = data.rollout.run(policy, [(i, validation[i]) for i in range(200)], 1, (0,), greedy=False)
-    wrapper = data.rollout.environment(validation[0]).dialect.answer_wrapper
+    wrapper = tuple(data.rollout.environment(validation[0]).dialect.answer_wrapper)
     states = belief_states(policy, played, validation.size, wrapper, 4096)
-    narrowing = [state for state in states if state.kind == NARROWING and state.results]
-    always_the_prior = [abs(1 / 12 - state.posterior) for state in narrowing]
-    assert calibration_gap(narrowing) <= 0.5 * sum(always_the_prior) / len(narrowing)
+    narrowing = [state for state in states if state.kind == NARROWING]
+    nothing, few, one = (
+        [state for state in narrowing if low < state.posterior <= high]
+        for low, high in ((0, 0.1), (0.1, 0.6), (0.6, 1))
+    )
+    assert mean_belief(nothing) < 0.05  # it does not guess before it knows anything
+    assert abs(mean_belief(few) - sum(state.posterior for state in few) / len(few)) < 0.12
+    assert mean_belief(one) > 0.6
+    assert calibration_gap(few + one) < calibration_gap([replace(state, belief=0.0) for state in few + one])
+
+
+def mean_belief(states: list[BeliefState]) -> float:
+    return sum(state.belief for state in states) / len(states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a2tgpo", "grpo"])
+def test_any_experiment_trains_it_with_one_step_an_iteration(
+    composed: Callable[..., DictConfig], tmp_path: Path, name: str
+) -> None:
+    sizes = ("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=1", "data.module.val_tasks=50")
+    train.train(composed(f"experiment={name}", "preset=credit", *sizes, "data.module.test_tasks=4"))
+    assert json.loads((tmp_path / "summary.json").read_text())["optimizer_steps"] == 2
+    row = read_rows(tmp_path / "metrics.csv")[2]
+    figures = {"first_choice", "first_choice_least", "first_choice_mastered", "repeats", "early_answer", "em"}
+    assert {f"val/{figure}" for figure in figures} <= set(row)
+    assert {"train/first_choice", "train/repeats", "train/early_answer", "train/em"} <= set(row)
+    assert float(row["update/max_log_ratio"]) <= 1e-5  # the first step is the only one
