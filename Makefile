@@ -73,7 +73,10 @@ lint: $(READY) ## Check style and format
 bench: $(READY) ## Measure rollouts, gain scoring and update against their floors
 	$(BIN)/python benchmarks/phases.py $(ARGS)
 
-pretrain: $(READY) ## Make the embedded policy again (about twenty minutes)
-	$(BIN)/python scripts/pretrain.py --output src/a2tgpo/policies/tiny $(ARGS)
+pretrain: $(READY) ## Make the embedded policies again (about half an hour)
+	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
+	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
+	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit --start src/a2tgpo/policies/credit --seed 1 $(ARGS)
+	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit --start src/a2tgpo/policies/credit --seed 2 $(ARGS)
 
 .PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench pretrain

@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
 NAMES = [name for name in NAMES if not name.startswith("local/")]
 GROUPED = [name for name in NAMES if "/" in name]
-WHOLE = ("experiment", "debug", "hparams_search")
+WHOLE = ("experiment", "preset", "debug", "hparams_search")
 """Groups whose files change the whole configuration instead of filling one slot."""
 
 NOT_BUILT = {

@@ -84,6 +84,7 @@ SUGGESTED |= {
         ("experiment=a2tgpo", "model/outcome=centre", "model.clipper.beta=0", "model/policy=tiny_lora"),
         3,
     ),
+    "preset": (("experiment=a2tgpo", "preset=credit"), 3),
     "own method": (
         ("experiment=a2tgpo_small", "model.clipper.beta=0", "model/signal=none", "model.module.kl_coef=0", *OWN),
         3,
@@ -108,6 +109,8 @@ def test_every_command_of_the_report_is_short_and_composes(composed, tmp_path, m
         assert config.ckpt_path == (best if script == "src/eval.py" else None)
         if "own" in name:
             assert config.data.tasks.train == "a b.jsonl" and config.data.tasks.test[1] == "w, x.jsonl"
+        if name == "preset":
+            assert config.data.tasks.placement.collections == 4
         if title == "another method":
             instantiate(config.model.method, _convert_="all")
 

@@ -13,7 +13,7 @@ from a2tgpo.system.settings import require, require_all
 from tests.helpers.yaml_keys import NUMBERS, VALUES
 
 NO_NUMBER = ["abc", "", [1], [], {"a": 1}, True, False, math.nan, -math.inf, 1e30, -1e30, 10**30, -(10**30), 10**400]
-MAY_BE_NULL = {"questions", "data.tasks.limit"}
+MAY_BE_NULL = {"questions", "data.tasks.limit", "data.tasks.size.objects", "data.tasks.size.person_words"}
 MAY_BE_INF = {"model.clipper.eps_low", "model.clipper.eps_high", "model.module.max_grad_norm"}
 ELSEWHERE = {"trainer.devices", "model.optimizer.betas"}
 """Not single numbers; see below."""

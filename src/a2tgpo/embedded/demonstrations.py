@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from a2tgpo.embedded.questions import COMPARISON, query, read_query
+from a2tgpo.embedded.questions import COMPARISON, query
 from a2tgpo.embedded.world import RELATIONS, World
 from a2tgpo.rollouts.protocols import Environment
 from a2tgpo.rollouts.trajectory import Task
@@ -30,8 +30,10 @@ class Habits:
 
 
 def search_action(search: str) -> str:
-    """A search as the demonstrator writes it, with what it looks for as the thought."""
-    return f"<think> need {read_query(search)[0]}</think><search> {search}</search>"
+    """A search as the demonstrator writes it; the thought is the relation that it looks for, or else its first word."""
+    words = search.split()
+    needed = next((word for word in words if word in RELATIONS), words[0])
+    return f"<think> need {needed}</think><search> {search}</search>"
 
 
 def answer_action(answer: str) -> str:

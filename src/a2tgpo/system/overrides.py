@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-CARRIED = ("experiment=", "data", "model", "trainer", "threads=", "hydra.searchpath=")
+CARRIED = ("experiment=", "preset=", "data", "model", "trainer", "threads=", "hydra.searchpath=")
 """Beginnings of the overrides that a like run has too."""
 METHOD = ("signal", "outcome", "normalizer", "accumulator", "combiner", "credit", "ratio", "clipper", "surrogate")
 METHOD += ("aggregation", "correction", "method", "module.kl_coef")
