@@ -99,7 +99,7 @@ PRESETS = {
     "credit": Preset(
         overrides=("preset=credit",),
         player=credit_player,
-        mix=QuestionMix(hop1=0.1, hop2=0.25, hop3=0.25, hop4=0.05, comparison=0.35, narrowing=0.7),
+        mix=QuestionMix(hop1=0.1, hop2=0.25, hop3=0.25, hop4=0.05, comparison=0.35, narrowing=0.85),
         copy_share=0.1,
         words=SHARED_WORDS,
         pieces=COLLECTION_PIECES,
@@ -225,6 +225,11 @@ def train(model: Qwen3ForCausalLM, preset: Preset, steps: int, seed: int) -> lis
     return curve
 
 
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of a policy's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
 def figures(preset: Preset, policy: Policy) -> dict[str, float]:
     """What the policy can do, on questions of the validation worlds."""
     data = experiment_data(preset)
@@ -240,7 +245,8 @@ def start_figures(policy: Policy, data: RolloutDataModule, tasks: WorldQuestions
     """How the policy plays where facts are kept in collections, and its beliefs against Bayes."""
     prompts = list(enumerate(tasks))
     greedy, sampled = (data.rollout.run(policy, prompts, 1, (0,), greedy=greedy) for greedy in (True, False))
-    states = belief_states(policy, sampled, tasks.size, data.rollout.environment(tasks[0]).dialect.answer_wrapper, 4096)
+    wrapper = tuple(data.rollout.environment(tasks[0]).dialect.answer_wrapper)
+    states = belief_states(policy, sampled, tasks.size, wrapper, 4096)
     narrowing = [state for state in states if state.kind == NARROWING and state.results]
     return {
         "home_probability": home_probability(policy, tasks, data.rollout.environment, tasks.placement),
@@ -274,20 +280,20 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     preset = PRESETS[arguments.preset]
     preset = replace(preset, start=arguments.start or preset.start)
-    steps = arguments.steps or preset.steps
+    steps, start = arguments.steps or preset.steps, weights_hash(preset.start) if preset.start else None
     tokenizer = build_tokenizer(preset.pieces)
     model = build_model(preset.start, tokenizer)
     curve = train(model, preset, steps, arguments.seed)
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
-    weights = (arguments.output / "model.safetensors").read_bytes()
     record = {
         "preset": arguments.preset,
+        "start": start,
         "steps": steps,
         "seed": arguments.seed,
         "parameters": model.num_parameters(),
         **figures(preset, Policy(model.eval(), tokenizer)),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": weights_hash(arguments.output),
         "loss": curve,
     }
     (arguments.output / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -46,7 +46,11 @@ def test_weights_and_tokenizer_are_those_of_the_record() -> None:
 @pytest.mark.slow
 def test_it_has_skill_but_no_knowledge(policy: Policy, data: RolloutDataModule) -> None:
     tasks = [data.tasks.split(Split.VALIDATION)[i] for i in range(200)]
-    assert forced_search_em(policy, tasks, data.rollout.environment) >= 0.85
+    chains, lists = ([task for task in tasks if (task.kind == NARROWING) is narrowing] for narrowing in (False, True))
+    assert forced_search_em(policy, chains, data.rollout.environment) >= 0.98
+    assert (
+        forced_search_em(policy, lists, data.rollout.environment) >= 0.75
+    )  # three lists are too many for one in three
     assert closed_book_em(policy, tasks, data.rollout.environment) <= 0.05
 
 
