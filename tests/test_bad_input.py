@@ -116,6 +116,10 @@ TRAIN = {
         ["data.module.group_size=1"],
         "data.module.group_size=1: expected at least 2, because the credit",
     ),
+    "no forks": (
+        ["experiment=fork_credit", "data.module.continuations=0"],
+        "data.module.continuations=0: expected at least 1, because model/credit",
+    ),
     "no group": (["data.module.group_size=0"], "data.module.group_size=0: expected an integer >= 1"),
     "beta": (["model.clipper.beta=1.0"], "model.clipper.beta=1.0: expected a number >= 0 and < 1"),
     "eps": (["model.clipper.eps_low=0"], "model.clipper.eps_low=0: expected a number or inf > 0"),

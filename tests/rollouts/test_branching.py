@@ -14,9 +14,12 @@ from a2tgpo.rollouts.transcripts import record
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import score
 from a2tgpo.system.errors import SettingError
+from tests.helpers.shipped import CONFIGS
 from tests.helpers.tiny_runs import SHIPPED
 
 SIZE, KEY = 6, (3, 0, 1)
+SIGNALS = {path.stem for path in (CONFIGS / "model" / "signal").glob("*.yaml")} - {"served_process_reward"}
+"""All but the one that needs a server."""
 GROWN = {}
 
 
@@ -92,6 +95,16 @@ def test_a_shared_turn_has_one_gain_in_its_group_and_beliefs_behind_it_are_those
     owned = nodes[scored.batch.turn_mask]
     shared = [int(nodes[row, t.n_shared - 1]) for row, t in enumerate(trees) if t.n_shared]
     assert all(node in owned for node in shared)
+
+
+@pytest.mark.parametrize("name", sorted(SIGNALS))
+def test_no_signal_gives_a_gain_to_a_turn_that_another_trajectory_owns(grown, composed, name):
+    policy, wrapper, _, trees = grown
+    signal = instantiate(composed(f"model/signal={name}").model.signal)
+    scored = score(policy, trees, signal.answers, wrapper, 4096, without_turns=True)
+    gains = signal(scored.observed)
+    assert not (gains.gain_mask & ~scored.batch.turn_mask).any()
+    assert not gains.gain[~gains.gain_mask].any()
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])

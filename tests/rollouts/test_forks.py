@@ -106,5 +106,5 @@ def test_without_forks_there_are_no_values_and_no_credit_from_them(random_policy
     unscored = torch.zeros(2, 4, 1)
     assert observe(played, batch, unscored, unscored[:, 0].bool(), unscored[..., 0].bool()).value is None
     inputs = credit_inputs(torch.zeros(2, 3), batch.process_mask, batch.turn_mask, batch.outcome)
-    with pytest.raises(ValueError, match=r"data\.module\.continuations=0: expected forks"):
+    with pytest.raises(ValueError, match=r"model/credit=fork_value: expected trajectories with values"):
         ForkValue()(inputs)

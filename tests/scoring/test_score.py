@@ -250,7 +250,10 @@ def test_a_reference_is_read_beside_the_policy_or_believed_in_its_place(policy, 
         for weight in other.model.parameters():
             weight.mul_(1.5)
     own, others = (score(p, trajectories, first(8), WRAPPER, ALL_ROWS) for p in (policy, other))
-    beside, instead = (score(policy, trajectories, first(8), WRAPPER, ALL_ROWS, (), other, by) for by in (False, True))
+    beside, instead = (
+        score(policy, trajectories, first(8), WRAPPER, ALL_ROWS, reference=other, by_reference=by)
+        for by in (False, True)
+    )
     for scored in (beside, instead):
         assert torch.equal(scored.batch.old_logprobs, own.batch.old_logprobs)
         assert torch.equal(scored.batch.ref_logprobs, others.batch.old_logprobs)

@@ -102,6 +102,13 @@ class Credit(Protocol):
 
 
 @runtime_checkable
+class ForkedCredit(Credit, Protocol):
+    """A credit made of the values of states, which only forks tell."""
+
+    asks_forks: Literal[True]
+
+
+@runtime_checkable
 class Clipper(Protocol):
     """How far a turn's ratio may move."""
 

@@ -26,9 +26,3 @@ def lambda_advantage(
     GAE (arXiv 1506.02438) without a discount. λ = 1 is R − Vₜ; λ = 0 is δₜ, which adds up to R − V₀.
     """
     return discounted_sum(next_value(value, outcome, mask) - value, mask, lam)
-
-
-def unconserved(advantage: Float[Tensor, "B T"], outcome_advantage: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """What the turns of a trajectory have together beyond the outcome's own advantage: Σₜ Âₜ − Â; 0 where credit is
-    conserved (FACTOR, arXiv 2608.07118)."""
-    return advantage.sum(1) - outcome_advantage

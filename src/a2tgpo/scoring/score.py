@@ -165,6 +165,7 @@ def score(
     answers: Callable[[Task], Sequence[str]],
     answer_wrapper: tuple[str, str],
     token_budget: int,
+    *,
     mini_batches: Sequence[Sequence[int]] = (),
     reference: Policy | None = None,
     by_reference: bool = False,

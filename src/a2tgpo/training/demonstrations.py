@@ -51,7 +51,7 @@ class DemonstrationDataModule(RolloutDataModule):
     def __init__(self, demonstrations: str | None, tasks: Tasks, **rollouts: Any) -> None:
         read = read_conversations(Path(demonstrations)) if demonstrations else []
         self._read = {example.key: example for example in read}
-        one_each = {"group_size": 1, "refill_rounds": 0, "shaping": None, "branching": None}
+        one_each = {"group_size": 1, "refill_rounds": 0, "shaping": None, "branching": None, "continuations": 0}
         super().__init__(tasks=tasks, **(rollouts | one_each))
         if read:
             self.tasks = WithDemonstrations(tasks, [self._task(example) for example in read])

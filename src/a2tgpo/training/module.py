@@ -8,7 +8,7 @@ from torch import Tensor
 
 from a2tgpo.method.functional import k3_kl
 from a2tgpo.method.method import Method
-from a2tgpo.method.protocols import ReferenceSignal, WithoutTurns
+from a2tgpo.method.protocols import ForkedCredit, ReferenceSignal, WithoutTurns
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
@@ -81,10 +81,10 @@ class A2TGPOModule(PolicyModule):
                 answers,
                 self.answer_wrapper,
                 budget,
-                mini_batches,
-                self.reference,
-                self.by_reference,
-                isinstance(self.method.signal, WithoutTurns),
+                mini_batches=mini_batches,
+                reference=self.reference,
+                by_reference=self.by_reference,
+                without_turns=isinstance(self.method.signal, WithoutTurns),
             )
             self.meter.positions.update(scored.positions)
         if self.log_gain_noise is None:
@@ -137,8 +137,8 @@ class A2TGPOModule(PolicyModule):
         self.log_dict(self.metrics | timings | {"tokens/per_second": throughput})
 
     def setup(self, stage: str) -> None:
-        """Raises ValueError for a precision that cannot be trained in, and where credit compares trajectories of a
-        prompt and there is only one."""
+        """Raises ValueError for a precision that cannot be trained in, where credit compares trajectories of a prompt
+        and there is only one, and where it asks for forks and none are played."""
         super().setup(stage)
         source: RolloutSource = self.trainer.datamodule
         if stage != "test" and self.method.credit.compares_trajectories and source.group_size < 2:
@@ -146,6 +146,8 @@ class A2TGPOModule(PolicyModule):
                 f"data.module.group_size={source.group_size}: expected at least 2, because the credit (model/outcome "
                 "or model/normalizer) compares the trajectories of a prompt"
             )
+        if stage != "test" and isinstance(self.method.credit, ForkedCredit) and not source.continuations:
+            raise ValueError("data.module.continuations=0: expected at least 1, because model/credit asks for forks")
 
     def on_fit_start(self) -> None:
         """Bring the reference to the policy's device."""

@@ -36,5 +36,7 @@ class RolloutSource(Protocol):
 
     group_size: int
     """Trajectories of a prompt."""
+    continuations: int
+    """Forks of every state."""
     steps_per_iteration: int
     """Optimizer steps over one rollout set."""

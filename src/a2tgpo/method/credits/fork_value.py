@@ -1,7 +1,7 @@
 """Credit from forks of the outcome: what a turn changed in the mean outcome of what is sampled behind it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -17,11 +17,14 @@ class ForkValue:
     """
 
     compares_trajectories: ClassVar[bool] = False
+    asks_forks: ClassVar[Literal[True]] = True
 
     @torch.no_grad()
     def __call__(self, inputs: CreditInputs) -> CreditOutputs:
         """Differences of values. Raises ValueError where no forks were played."""
         if inputs.value is None:
-            raise ValueError("data.module.continuations=0: expected forks, at least 1, with model/credit=fork_value")
+            raise ValueError(
+                "model/credit=fork_value: expected trajectories with values, which forks of their states tell"
+            )
         advantage = torch.where(inputs.turn_mask, inputs.value.diff(dim=1), 0.0)
         return CreditOutputs(torch.zeros_like(advantage), advantage, advantage)

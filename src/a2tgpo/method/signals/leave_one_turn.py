@@ -45,7 +45,7 @@ class LeaveOneTurn:
         belief = torch.where(states, finite_log_belief(observed, self.aliases).exp(), 0.0)
         last = belief.gather(1, states.sum(1, keepdim=True) - 1)
         without = log_belief(observed.answer_logprob_without, observed.alias_mask, self.aliases).exp()
-        gain_mask = states[:, 1:]
+        gain_mask = states[:, 1:] & observed.process_mask
         gain = torch.where(gain_mask, last - without, 0.0)
         noise = torch.where(gain_mask, observed.log_gain_noise * torch.maximum(last, without), 0.0)
         return Gains(gain, gain_mask, belief, noise)

@@ -43,7 +43,7 @@ class ReferenceProgress:
         states = observed.state_mask
         log_belief = torch.where(states, finite_log_belief(observed, self.aliases), 0.0)
         distance = self.offset - log_belief
-        gain_mask = states[:, 1:] & states[:, :-1]
+        gain_mask = states[:, 1:] & states[:, :-1] & observed.process_mask
         gain = information_gain(-distance.log(), gain_mask)
         noise = torch.where(gain_mask, observed.log_gain_noise / torch.minimum(distance[:, 1:], distance[:, :-1]), 0.0)
         return Gains(gain, gain_mask, torch.where(states, log_belief.exp(), 0.0), noise)
