@@ -10,13 +10,13 @@ from a2tgpo.method import functional
 from a2tgpo.method.accumulators.none import NoAccumulation
 from a2tgpo.method.accumulators.window import Window
 from a2tgpo.method.credits.anchor_groups import AnchorGroups
-from a2tgpo.method.credits.belief_baseline import BeliefBaseline, _shown
+from a2tgpo.method.credits.belief_baseline import MOMENTS, BeliefBaseline, _shown
 from a2tgpo.method.credits.bellman_closure import BellmanClosure
 from a2tgpo.method.credits.shrunken_groups import ShrunkenGroups
 from a2tgpo.method.credits.turn_leave_one_out import TurnLeaveOneOut
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.normalizers.centre import Centre
-from a2tgpo.method.ridge import leave_one_group_out_ridge
+from a2tgpo.method.ridge import leave_one_group_out_ridge, moments
 from a2tgpo.method.signals.reference_progress import ReferenceProgress
 from a2tgpo.method.values import lambda_advantage
 from tests.helpers.observed import credit_inputs, from_beliefs, random_observed
@@ -155,6 +155,46 @@ def test_the_ridge_is_fitted_without_the_group_it_predicts(seed):
     for group in groups.unique():
         own = groups == group
         same(found[own], ridge_by_hand(features[~own], target[~own], 3.0, features[own]), atol=1e-9)
+
+
+def test_what_was_seen_earlier_is_regressed_on_as_if_it_were_another_group():
+    rng = torch.Generator().manual_seed(0)
+    features, target = torch.randn(30, 3, dtype=torch.float64, generator=rng), torch.rand(30, generator=rng).double()
+    groups = torch.arange(30) // 10
+    together = leave_one_group_out_ridge(features, target, groups, penalty=3.0)
+    for group in range(3):
+        now = groups == group
+        earlier = moments(features[~now], target[~now], groups[~now], 3).sum(0)
+        alone = leave_one_group_out_ridge(features[now], target[now], groups[now], 3.0, earlier)
+        same(alone, together[now], atol=1e-9)
+
+
+def test_the_baseline_remembers_earlier_sets_with_a_weight_that_fades():
+    inputs, memory, credit = random_inputs(0), {}, belief_baseline(memory=0.5)
+    first = credit(replace(inputs, memory=memory))
+    same(first.advantage, belief_baseline(memory=0.0)(inputs).advantage)
+    several = inputs.group_ids.bincount()[inputs.group_ids] > 1
+    n_turns = int(inputs.turn_mask[several].sum())
+    assert memory[MOMENTS][-1, -1] == 0.5 * n_turns
+    second = credit(replace(inputs, memory=memory))
+    assert not torch.equal(second.advantage, first.advantage)
+    assert memory[MOMENTS][-1, -1] == 0.5 * (n_turns + 0.5 * n_turns)
+
+
+def test_a_baseline_without_memory_writes_nothing():
+    memory = {}
+    belief_baseline(memory=0.0)(replace(random_inputs(0), memory=memory))
+    assert memory == {}
+
+
+def test_one_prompt_has_a_baseline_where_there_is_something_to_remember():
+    inputs, memory, credit = random_inputs(0), {}, belief_baseline()
+    credit(replace(inputs, memory=memory))
+    alone = replace(inputs, group_ids=torch.zeros_like(inputs.group_ids))
+    same(credit(alone).turn_credit, belief_baseline(memory=0.0)(alone).turn_credit)
+    assert not torch.equal(credit(replace(alone, memory=memory)).advantage, credit(alone).advantage)
+    nothing = replace(inputs, turn_mask=torch.zeros_like(inputs.turn_mask), memory=memory)
+    assert not credit(nothing).advantage.any()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -108,10 +108,12 @@ def accident(iteration):
     )
 
 
-def test_resumed_run_goes_on_bit_for_bit(run, capsys):
-    whole = run("whole", *LIVELY, *accident(9))
+@pytest.mark.parametrize("experiment", ["a2tgpo", "belief_baseline"])
+def test_resumed_run_goes_on_bit_for_bit(run, capsys, experiment):
+    lively = (f"experiment={experiment}", *LIVELY)
+    whole = run("whole", *lively, *accident(9))
     with pytest.raises(SystemExit):
-        run("parts", *LIVELY, *accident(2))
+        run("parts", *lively, *accident(2))
     assert "an accident" in capsys.readouterr().err
     parts = whole.parent / "parts"
     assert json.loads((parts / "summary.json").read_text())["interrupted"] == "ValueError"
@@ -120,10 +122,10 @@ def test_resumed_run_goes_on_bit_for_bit(run, capsys):
         float(row["seconds/rollout"]) for row in read_rows(parts / "metrics.csv").values() if "seconds/rollout" in row
     )
     (parts / "summary.json").write_text("{")  # as an interruption might have left it
-    run("parts", *LIVELY, *accident(9), f"ckpt_path={parts}/checkpoints/last.ckpt")
+    run("parts", *lively, *accident(9), f"ckpt_path={parts}/checkpoints/last.ckpt")
     assert table(parts) == table(whole)
     left, right = checkpoint(parts), checkpoint(whole)
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "credit_memory"):
         assert same(left[key], right[key]), key
     assert same(left["callbacks"]["RngState"], right["callbacks"]["RngState"])
     assert left["global_step"] == 6

@@ -64,6 +64,7 @@ class A2TGPOTrainer(GRPOTrainer):
         self.method, self.answer_wrapper = method, answer_wrapper
         self.answer_column, self.score_tokens = answer_column, score_tokens
         self.log_gain_noise: float | None = None
+        self.credit_memory: dict[str, torch.Tensor] = {}
         self._reads = "block"
         default = {field.name: field.default for field in fields(GRPOConfig)}
         for part, options in REPLACED.items():
@@ -138,7 +139,8 @@ class A2TGPOTrainer(GRPOTrainer):
         scored = score(policy, trajectories, answers, self.answer_wrapper, self.score_tokens)
         if self.log_gain_noise is None:
             self.log_gain_noise = log_gain_noise(policy, scored, self.score_tokens)
-        credit = self.method.assign(replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0))
+        observed = replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0)
+        credit = self.method.assign(observed, self.credit_memory)
         if credit.gain_mask.any():
             self._log_mean("gain/mean", credit.gain[credit.gain_mask])
         return credit

@@ -40,10 +40,11 @@ class Method:
     correction: Correction
 
     @torch.no_grad()
-    def assign(self, observed: Observed) -> TurnCredit:
+    def assign(self, observed: Observed, memory: dict[str, Tensor] | None = None) -> TurnCredit:
         """Gain (eq. 3), advantage (eq. 9) and clip bounds (eq. 11) of every turn of this rank.
 
-        Ranks hold whole groups, but credit may compare groups: it sees the turns of all ranks.
+        Ranks hold whole groups, but credit may compare groups: it sees the turns of all ranks. What it keeps from one
+        rollout set to the next it writes into `memory`, equal on all ranks; the caller holds it and saves it.
         """
         gains = self.signal(observed)
         rank, n_ranks = rank_and_world_size()
@@ -60,6 +61,7 @@ class Method:
             action_ids=all_gather_rows(observed.action_ids * n_ranks + rank, 0),
             n_new_pieces=all_gather_rows(observed.n_new_pieces, 0),
             value=None if observed.value is None else all_gather_rows(observed.value, 0.0),
+            memory=memory,
         )
         outputs = self.credit(everyone)
         low, high = self.clipper(outputs.normalized_gain)

@@ -81,6 +81,8 @@ class CreditInputs:
     value: Float[Tensor, "B T+1"] | None = None
     """Mean outcome of the forks of the state before each turn; behind the last turn the outcome. None where no forks
     were played."""
+    memory: dict[str, Tensor] | None = None
+    """What the credit wrote here at earlier rollout sets, and may write anew; None where it is to keep nothing."""
 
 
 @dataclass(frozen=True)

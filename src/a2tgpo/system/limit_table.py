@@ -243,6 +243,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "beta": number(above=0, at_most=1),
         "depth": either(COUNT_OR_ZERO, choice("all")),
         "lam": SHARE,
+        "memory": number(at_least=0, below=1),
     },
     "model.clipper": {
         "beta": number(at_least=0, below=1),

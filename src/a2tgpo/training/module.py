@@ -57,6 +57,8 @@ class A2TGPOModule(PolicyModule):
         self.meter = IterationMeter()
         self.log_gain_noise: float | None = None
         """Rounding error of a log-gain (nats), measured on the first set of a run that has gains."""
+        self.credit_memory: dict[str, Tensor] = {}
+        """What the credit keeps from set to set."""
 
     # ---- scoring and credit ------------------------------------------------------------------------------------------
 
@@ -93,7 +95,7 @@ class A2TGPOModule(PolicyModule):
                 self.log_gain_noise = log_gain_noise(believer, scored, budget)
         with self.phases("scoring"):
             observed = replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0)
-            batch = replace(scored.batch, credit=self.method.assign(observed))
+            batch = replace(scored.batch, credit=self.method.assign(observed, self.credit_memory))
         self.trajectories, self.rollout_batch = trajectories, batch
         self.metrics = rollout_metrics(trajectories, batch, scored.entropy, self.reference is not None, answers)
         self.metrics["credit/log_gain_noise"] = observed.log_gain_noise
@@ -155,11 +157,13 @@ class A2TGPOModule(PolicyModule):
             self.reference.model.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep what was measured."""
+        """Keep what was measured, and what the credit remembers."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["log_gain_noise"] = self.log_gain_noise
+        checkpoint["credit_memory"] = self.credit_memory
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Raises ValueError where the checkpoint belongs to another architecture."""
         super().on_load_checkpoint(checkpoint)
         self.log_gain_noise = checkpoint.get("log_gain_noise")
+        self.credit_memory = checkpoint.get("credit_memory", {})

@@ -8,13 +8,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from a2tgpo.method import functional
-from a2tgpo.method.ridge import leave_one_group_out_ridge
+from a2tgpo.method.ridge import leave_one_group_out_ridge, moments
 from a2tgpo.method.turns import CreditInputs, CreditOutputs
 from a2tgpo.method.values import lambda_advantage
 from a2tgpo.system.settings import require_all
 
 MIN_BELIEF = 1e-6
 """A belief below is as good as none, and its logarithm would outweigh all others."""
+MOMENTS = "belief_baseline/moments"
+"""Under which name earlier rollout sets are remembered."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class BeliefBaseline:
     V̂ₜ is the outcome that a ridge regression over all other prompts expects where turn t is taken: from the mean
     outcome m of the prompt's other trajectories, the turn's index, what the policy believes there and what the dialogue
     shows. It uses the state and other trajectories, so with λ = 1 the policy gradient keeps its expectation. A smaller
-    λ trusts V̂ for what follows.
+    λ trusts V̂ for what follows. Earlier rollout sets are regressed on too, with a weight of memoryᵏ after k sets: the
+    policy has moved since, but a few prompts are not enough to learn from.
     """
 
     compares_trajectories: ClassVar[bool] = True
@@ -37,6 +40,8 @@ class BeliefBaseline:
     """Of the regression, on columns in standard deviations."""
     lam: float
     """λ: 1 trusts outcomes alone, 0 the next V̂ alone."""
+    memory: float
+    """Share of their weight that earlier rollout sets keep at each further one; 0: every set is on its own."""
 
     def __post_init__(self) -> None:
         require_all(vars(self), "model.credit")
@@ -55,14 +60,19 @@ class BeliefBaseline:
     def _values(
         self, inputs: CreditInputs, mask: Bool[Tensor, "B T"], others: Float[Tensor, "B 1"]
     ) -> Float[Tensor, "B T"]:
-        """V̂ before each turn that counts: `others`, the mean outcome m, where there is one prompt alone."""
+        """V̂ before each turn that counts: `others`, the mean outcome m, where one prompt is all that there ever was."""
         value = others.expand(mask.shape)
         group_ids = inputs.group_ids[:, None].expand(mask.shape)[mask]
-        if len(group_ids.unique()) < 2:
-            return value
         columns = [column.expand(mask.shape)[mask] for column in self._features(inputs, others)]
-        outcome = inputs.outcome[:, None].expand(mask.shape)[mask]
-        predicted = leave_one_group_out_ridge(torch.stack(columns, 1), outcome, group_ids, self.penalty)
+        features, outcome = torch.stack(columns, 1), inputs.outcome[:, None].expand(mask.shape)[mask]
+        earlier = None
+        if self.memory and inputs.memory is not None:
+            earlier = inputs.memory.get(MOMENTS)
+            now = moments(features, outcome, torch.zeros_like(group_ids), 1)[0]
+            inputs.memory[MOMENTS] = self.memory * (now if earlier is None else now + earlier)
+        if earlier is None and len(group_ids.unique()) < 2:
+            return value
+        predicted = leave_one_group_out_ridge(features, outcome, group_ids, self.penalty, earlier)
         return value.masked_scatter(mask, predicted)
 
     def _features(self, inputs: CreditInputs, others: Float[Tensor, "B 1"]) -> list[Tensor]:
