@@ -34,8 +34,8 @@ FORKS = ROOT / "src" / "a2tgpo" / "oracle" / "frozen" / "quick-middle.npz"
 ORACLE = (ROOT / "docs" / "oracle.md").read_text()
 ITERATIONS = 2
 SIZES = ("prompts_per_iteration=2", "mini_batch_prompts=2", "group_size=4", "val_tasks=2", "test_tasks=2")
-SMALL = [f"data.module.{size}" for size in SIZES]
-FURTHER = [*SMALL, "trainer.check_val_every_n_epoch=1", "callbacks.rollout_files.every=1", "logger=none"]
+OFTEN = ("trainer.check_val_every_n_epoch=1", "callbacks.rollout_files.every=1", "logger=none")
+FURTHER = [*(f"data.module.{size}" for size in SIZES), *OFTEN]
 TWO_DECIMALS = 0.005 + 1e-6
 """What writing a number with two decimals takes from it, and float32."""
 
@@ -112,7 +112,7 @@ def test_every_cell_of_code_is_introduced(path):
 
 
 def test_the_anatomy_shows_credit_beside_what_forks_say(composed, capsys):
-    shown = executed("anatomy_of_a_turn", OVERRIDES=["experiment=a2tgpo", *SMALL], FORKS=FORKS.stem)
+    shown = executed("anatomy_of_a_turn", FORKS=FORKS.stem)
     forked = read_forks(FORKS)
     credited = Judge(forked, 16).credit(instantiate(composed("experiment=a2tgpo").model.method))
     belief, differences = forked.answer_logprob[..., 0].exp().numpy(), forked.outcomes[..., 1::2].diff(dim=1).numpy()
