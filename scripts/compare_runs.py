@@ -5,57 +5,20 @@ python scripts/compare_runs.py logs/train/runs/* --picture docs/learning_curve.p
 
 import argparse
 import sys
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
 import matplotlib
 
-from a2tgpo.callbacks.metrics_table import read_rows
-from a2tgpo.system.files import read_json_file
+from a2tgpo.evaluation.runs import FIGURES, Run, band, by_seed, read_runs, smooth
 from a2tgpo.system.jsonl import lines, read_json
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PANELS = {"train/success": "training questions, sampled", "val/success": "unseen worlds, greedy"}
-SMOOTHED = 5
-"""Iterations over which success in training is averaged; each has other questions."""
 NO_SPREAD = "credit/no_spread_turn_groups"
-COLUMNS = {name: f"val/success/{name}" for name in ("start", "best", "final")} | {"test": "test/success"}
-NEEDED = ("experiment", "overrides", "seed", "update/clip_fraction", "seconds/total", *COLUMNS.values())
-
-
-def load(directories: list[Path]) -> dict[str, list[dict]]:
-    """Runs by experiment and overrides: the summary, and success by iteration in training and in validation.
-
-    Raises ValueError naming the file that is not of a finished run of this version, and where runs of one method have
-    the same seed.
-    """
-    runs: dict[str, list[dict]] = defaultdict(list)
-    for directory in directories:
-        path = directory / "summary.json"
-        summary = read_json_file(path) if path.is_file() else {}
-        if "test/success" not in summary:
-            print(f"skipped {directory}: no finished run")
-            continue
-        if missing := [key for key in NEEDED if key not in summary]:
-            raise ValueError(f"{path}: {missing[0]} is missing; expected the summary of a run that was validated")
-        rows = read_rows(directory / "metrics.csv").values()
-        curves = {name: {int(row["iteration"]): float(row[name]) for row in rows if name in row} for name in PANELS}
-        flat = [float(row[NO_SPREAD]) for row in rows if NO_SPREAD in row]
-        run = {
-            "summary": summary,
-            "no_spread": mean(flat) if flat else None,
-            "last_turn": last_turn_share(directory / "rollouts"),
-            **curves,
-        }
-        runs[" ".join(filter(None, (summary["experiment"], summary["overrides"])))].append(run)
-    for method, members in runs.items():
-        seeds = [member["summary"]["seed"] for member in members]
-        if twice := [seed for seed in sorted(set(seeds)) if seeds.count(seed) > 1]:
-            raise ValueError(f"{method}: {seeds.count(twice[0])} runs with seed {twice[0]}; expected one of each seed")
-    return dict(sorted(runs.items()))
 
 
 def last_turn_share(rollouts: Path) -> float | None:
@@ -76,22 +39,21 @@ def last_turn_share(rollouts: Path) -> float | None:
     return last / total if total else None
 
 
-def table(runs: dict[str, list[dict]]) -> str:
+def table(runs: Mapping[str, Sequence[Run]]) -> str:
     """One row an experiment with its overrides; each cell is the mean over seeds with [lowest, highest].
 
     `mean` is the mean of all validations of a run but the start: how fast it learnt.
     """
-    lines = ["| success | seeds | " + " | ".join(COLUMNS) + " | mean | clip fraction | minutes |"]
-    lines.append("|---" * (len(COLUMNS) + 5) + "|")
-    for experiment, members in runs.items():
-        summaries = [member["summary"] for member in members]
-        cells = [_spread([summary[key] for summary in summaries]) for key in COLUMNS.values()]
-        learnt = [[rate for iteration, rate in member["val/success"].items() if iteration] for member in members]
+    lines = ["| success | seeds | " + " | ".join(FIGURES) + " | mean | clip fraction | minutes |"]
+    lines.append("|---" * (len(FIGURES) + 5) + "|")
+    for method, members in runs.items():
+        cells = [_spread(list(by_seed(members, key).values())) for key in FIGURES.values()]
+        learnt = [[rate for i, rate in run.curve("val/success").items() if i] for run in members]
         cells.append(_spread([mean(rates) for rates in learnt]))
-        cells.append(_spread([summary["update/clip_fraction"] for summary in summaries]))
-        cells.append(_spread([summary["seconds/total"] / 60 for summary in summaries], digits=1))
-        seeds = ", ".join(str(seed) for seed in sorted(summary["seed"] for summary in summaries))
-        lines.append(f"| {experiment} | {seeds} | " + " | ".join(cells) + " |")
+        cells.append(_spread([run.summary["update/clip_fraction"] for run in members]))
+        cells.append(_spread([run.summary["seconds/total"] / 60 for run in members], digits=1))
+        seeds = ", ".join(str(run.summary["seed"]) for run in members)
+        lines.append(f"| {method} | {seeds} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -101,28 +63,20 @@ def _spread(values: list[float], digits: int = 3) -> str:
     return f"{mean(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
-def draw(runs: dict[str, list[dict]], path: Path) -> None:
+def draw(runs: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Success over iterations: the mean over seeds as a line, lowest to highest as a band."""
     figure, panels = plt.subplots(1, len(PANELS), figsize=(10, 4), sharey=True, layout="constrained")
     for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
-        for experiment, members in runs.items():
-            curves = [_smooth(member[name]) if name == "train/success" else member[name] for member in members]
-            iterations = sorted(set.intersection(*map(set, curves)))
-            values = [[curve[i] for curve in curves] for i in iterations]
-            (line,) = axes.plot(iterations, [mean(v) for v in values], label=f"{experiment} ({len(members)} seeds)")
-            axes.fill_between(
-                iterations, [min(v) for v in values], [max(v) for v in values], alpha=0.15, color=line.get_color()
-            )
+        for method, members in runs.items():
+            curves = [run.curve(name) for run in members]
+            iterations, middle, low, high = band([smooth(c) for c in curves] if name == "train/success" else curves)
+            (line,) = axes.plot(iterations, middle, label=f"{method} ({len(members)} seeds)")
+            axes.fill_between(iterations, low, high, alpha=0.15, color=line.get_color())
         axes.set(xlabel="iteration (rollout sets)", title=title, ylim=(0, 1))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("success")
     panels[-1].legend()
     figure.savefig(path, dpi=130)
-
-
-def _smooth(curve: dict[int, float]) -> dict[int, float]:
-    """Mean over the last `SMOOTHED` iterations."""
-    return {i: mean(curve[k] for k in curve if i - SMOOTHED < k <= i) for i in curve}
 
 
 def main() -> None:
@@ -132,14 +86,16 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     try:
-        runs = load(arguments.runs)
+        runs = read_runs(arguments.runs)
+        where = {method: [last_turn_share(run.directory / "rollouts") for run in runs[method]] for method in runs}
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(table(runs))
-    for experiment, members in runs.items():
-        if all(member["last_turn"] is not None for member in members):
-            last, flat = (_spread([member[key] for member in members]) for key in ("last_turn", "no_spread"))
-            print(f"{experiment}: {last} of the gain in the last tool call; {flat} of the turn groups without spread")
+    for method, members in runs.items():
+        flat = [list(run.curve(NO_SPREAD).values()) for run in members]
+        if None not in where[method] and all(flat):
+            last, no_spread = _spread(where[method]), _spread([mean(shares) for shares in flat])
+            print(f"{method}: {last} of the gain in the last tool call; {no_spread} of the turn groups without spread")
     if arguments.picture:
         draw(runs, arguments.picture)
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
-from a2tgpo.callbacks.metrics_table import read_rows
+from a2tgpo.evaluation.runs import read_rows
 from a2tgpo.system.files import read_json_file, whole_file
 
 ROOT = Path(__file__).resolve().parents[1]

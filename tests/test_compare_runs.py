@@ -1,4 +1,4 @@
-"""scripts/compare_runs.py pools runs that differ in their seed alone, and names the file it cannot read."""
+"""scripts/compare_runs.py tables the runs of a method as one, and says where its gain falls."""
 
 import importlib.util
 import json
@@ -7,17 +7,8 @@ import sys
 
 import pytest
 
-from a2tgpo.callbacks.summary import method_overrides
-from tests.helpers.tiny_runs import ROOT
-
-FIGURES = {
-    "val/success/start": 0.1,
-    "val/success/best": 0.5,
-    "val/success/final": 0.4,
-    "test/success": 0.3,
-    "update/clip_fraction": 0.0,
-    "seconds/total": 60.0,
-}
+from a2tgpo.evaluation.runs import read_runs
+from tests.helpers.tiny_runs import ROOT, leave_run
 
 
 @pytest.fixture(scope="module")
@@ -29,73 +20,35 @@ def compare_runs():
 
 
 @pytest.fixture
-def leave(tmp_path):
-    """`leave(name, overrides, seed)`: the directory of a finished run."""
-
-    def write(name, overrides, seed, experiment="a2tgpo", **figures):
-        directory = tmp_path / name
-        directory.mkdir()
-        summary = {"experiment": experiment, "seed": seed, "overrides": overrides, **FIGURES, **figures}
-        (directory / "summary.json").write_text(json.dumps(summary))
-        (directory / "metrics.csv").write_text("iteration,train/success,val/success\n0,,0.1\n1,0.2,0.5\n")
-        return directory
-
-    return write
+def rollouts(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    return tmp_path / "rollouts"
 
 
-def test_runs_are_pooled_by_experiment_and_overrides(compare_runs, leave):
-    runs = [leave(f"none{seed}", "model/normalizer=none", seed) for seed in (0, 1)]
-    runs += [leave("batch", "model/normalizer=batch", 0), leave("plain", "", 0), leave("grpo", "", 0, "grpo")]
-    loaded = compare_runs.load(runs)
-    assert {method: len(members) for method, members in loaded.items()} == {
-        "a2tgpo": 1,
-        "a2tgpo model/normalizer=batch": 1,
-        "a2tgpo model/normalizer=none": 2,
-        "grpo": 1,
-    }
-    assert "| a2tgpo model/normalizer=none | 0, 1 |" in compare_runs.table(loaded)
+def test_a_cell_is_the_mean_over_seeds_with_the_lowest_and_the_highest(compare_runs, tmp_path):
+    runs = [leave_run(tmp_path / str(seed), seed, "model/x=y", **{"test/success": 0.3 + seed}) for seed in (0, 1)]
+    row = compare_runs.table(read_runs(runs)).splitlines()[-1]
+    assert row.startswith("| a2tgpo model/x=y | 0, 1 | 0.100 [0.100, 0.100] | 0.500 [0.500, 0.500] | ")
+    assert " | 0.800 [0.300, 1.300] | 0.500 [0.500, 0.500] | " in row and row.endswith(" | 1.0 [1.0, 1.0] |")
 
 
-def test_equal_seeds_of_one_method_are_refused(compare_runs, leave):
-    with pytest.raises(ValueError, match=r"^a2tgpo model/x=y: 2 runs with seed 3; expected one of each seed"):
-        compare_runs.load([leave(name, "model/x=y", 3) for name in ("a", "b")])
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("summary.json", "{", "expected JSON"),
-        ("summary.json", '{"test/success": 1}', "experiment is missing; expected the summary of a run"),
-        ("metrics.csv", "iteration,val/success\n0\n", "expected the table of a run"),
-        ("rollouts/1.jsonl", '{"gain": [1.0]}\n', "expected a trajectory a line"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(compare_runs, leave, file, content, message):
-    path = leave("a", "", 0) / file
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message) as error:
-        compare_runs.load([path.parents[1] if "/" in file else path.parent])
-    assert str(error.value).startswith(f"{path}: ")
-
-
-def test_texts_with_unusual_line_ends_are_one_line(compare_runs, leave):
-    directory = leave("a", "", 0)
-    (directory / "rollouts").mkdir()
+def test_texts_with_unusual_line_ends_are_one_line(compare_runs, rollouts):
     line = json.dumps({"text": "a\u2028b\x85c", "gain": [1.0, 3.0], "has_gain": [True, True]}, ensure_ascii=False)
-    (directory / "rollouts" / "1.jsonl").write_text(f"{line}\n", encoding="utf-8")
-    (run,) = compare_runs.load([directory])["a2tgpo"]
-    assert run["last_turn"] == 0.75
+    (rollouts / "1.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    assert compare_runs.last_turn_share(rollouts) == 0.75
 
 
-def test_seed_and_places_say_nothing_about_the_method():
-    overrides = ["seed=3", "model/x=y", "paths.log_dir=/a", "experiment=a2tgpo", "logger=csv", "~callbacks.histograms"]
-    assert method_overrides([*overrides, "data.z=1", "ckpt_path=a", "hydra.run.dir=b"]) == "data.z=1 model/x=y"
+def test_a_file_of_no_trajectories_is_named(compare_runs, rollouts):
+    (rollouts / "1.jsonl").write_text('{"gain": [1.0]}\n')
+    with pytest.raises(ValueError, match=r"expected a trajectory a line") as error:
+        compare_runs.last_turn_share(rollouts)
+    assert str(error.value).startswith(f"{rollouts / '1.jsonl'}: ")
 
 
 @pytest.mark.slow
-def test_command_says_what_is_wrong_in_one_line(leave):
-    runs = [str(leave(name, "", 0)) for name in ("a", "b")]
+def test_command_says_what_is_wrong_in_one_line(tmp_path):
+    runs = [str(leave_run(tmp_path / name, 0)) for name in ("a", "b")]
     command = [sys.executable, str(ROOT / "scripts" / "compare_runs.py"), *runs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr == "error: a2tgpo: 2 runs with seed 0; expected one of each seed\n"
+    assert done.returncode == 1
+    assert done.stderr == f"error: {runs[1]}: a2tgpo with seed 0, as {runs[0]}; expected one of each seed\n"

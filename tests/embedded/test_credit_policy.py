@@ -11,11 +11,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 import train
-from a2tgpo.callbacks.metrics_table import read_rows
 from a2tgpo.embedded.probes import closed_book_em, forced_search_em, home_probability
 from a2tgpo.embedded.questions import NARROWING
 from a2tgpo.embedded.tokenizer import COLLECTION_PIECES, build_tokenizer
 from a2tgpo.evaluation.calibration import BeliefState, belief_states, calibration_gap
+from a2tgpo.evaluation.runs import read_rows
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.training.datamodule import RolloutDataModule

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from a2tgpo.evaluation.contrasts import contrast, holm
+from a2tgpo.evaluation.contrasts import contrast, holm, interval
 
 A = {0: 0.5, 1: 0.6, 2: 0.4, 3: 0.7, 4: 0.55}
 B = {0: 0.4, 1: 0.45, 2: 0.41, 3: 0.5, 4: 0.5}
@@ -54,3 +54,11 @@ def test_without_spread_the_interval_is_a_point():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_the_interval_of_a_mean_over_seeds():
+    values = list(A.values())
+    many = bootstrap((np.array(values),), np.mean, n_resamples=200_000, method="BCa", rng=np.random.default_rng(1))
+    assert interval(values) == pytest.approx(tuple(many.confidence_interval), abs=0.002)
+    with pytest.raises(ValueError, match="2 values; expected at least 3 for an interval"):
+        interval(values[:2])

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from a2tgpo.callbacks.metrics_table import read_rows
+from a2tgpo.evaluation.runs import read_rows
 from tests.helpers.experiments import EXPERIMENTS, RIVALS, lanes
 from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 

@@ -7,19 +7,8 @@ from pathlib import Path
 from lightning import Callback, Trainer
 
 from a2tgpo.callbacks.protocols import ObservedLearner
+from a2tgpo.evaluation.runs import read_rows
 from a2tgpo.system.files import whole_file
-
-
-def read_rows(path: Path) -> dict[int, dict[str, str]]:
-    """The rows of a metrics.csv by iteration, without empty cells. Raises ValueError where `path` is none."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = {int(row["iteration"]): row for row in csv.DictReader(file, strict=True)}
-        if any(None in row or None in row.values() for row in rows.values()):
-            raise ValueError("a row is cut")
-    except (KeyError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}; expected the table of a run, a row an iteration") from error
-    return {i: {k: v for k, v in row.items() if v != ""} for i, row in rows.items()}
 
 
 class MetricsTable(Callback):

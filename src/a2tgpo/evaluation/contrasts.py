@@ -9,7 +9,7 @@ from scipy.stats import bootstrap, permutation_test
 COVERAGE = 0.95
 RESAMPLES = 10_000
 FEWEST = 3
-"""Pairs below which an interval says nothing."""
+"""Seeds below which an interval says nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,25 @@ def contrast(
     if len(seeds) < FEWEST:
         raise ValueError(f"{first[0]} and {second[0]} share {len(seeds)} seeds; expected at least {FEWEST}")
     differences = np.array([first[1][s] - second[1][s] for s in seeds])
-    low, high = _interval(differences, np.random.default_rng(seed))
+    low, high = interval(differences, seed)
     p = permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(seed)
     ).pvalue
     return Contrast(first[0], second[0], seeds, float(differences.mean()), low, high, float(p))
 
 
-def _interval(differences: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval (BCa) of the mean of `values`, one a seed, resampled with `seed`.
+
+    Raises ValueError for fewer than `FEWEST` values.
+    """
+    if len(values) < FEWEST:
+        raise ValueError(f"{len(values)} values; expected at least {FEWEST} for an interval")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    rng = np.random.default_rng(seed)
     found = bootstrap(
-        (differences,), np.mean, confidence_level=COVERAGE, n_resamples=RESAMPLES, method="BCa", rng=rng
+        (np.asarray(values),), np.mean, confidence_level=COVERAGE, n_resamples=RESAMPLES, method="BCa", rng=rng
     ).confidence_interval
     return float(found.low), float(found.high)
 
