@@ -199,6 +199,17 @@ def test_the_lowest_rung_has_the_credit_of_igpo_and_the_highest_clips_as_the_one
     close(still.clip_low, fixed.assign(seen).clip_low)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_second_rung_falls_into_an_objective_and_a_baseline(rival, seed):
+    seen = random_observed(seed)
+    names = ("rung_2_turn_group", "part_objective", "part_baseline")
+    whole, objective, baseline = (rival(name).assign(seen) for name in names)
+    close(whole.turn_credit, objective.turn_credit + baseline.turn_credit, 1e-5)
+    assert objective.turn_credit.any() and baseline.turn_credit.any()
+    for credit in (objective, baseline):
+        close(credit.advantage - credit.turn_credit, whole.advantage - whole.turn_credit, 1e-5)
+
+
 # ---- trees -----------------------------------------------------------------------------------------------------------
 
 
