@@ -94,7 +94,7 @@ def _libraries() -> tuple[Any, Any]:
         if find_spec(name) is None:
             raise ValueError(
                 f"data/retriever=dense: the package {name!r} is not installed; expected the extra 'dense': "
-                "pip install '.[dense]'"
+                "pip install --editable '.[dense]'"
             )
     import faiss
     import sentence_transformers
