@@ -1,6 +1,6 @@
 """A²TGPO in one file, without Lightning and Hydra: questions → rollouts → scores → credit → loss → AdamW.
 
-    pip install -e . && python examples/minimal_loop.py --iterations 20
+    pip install --editable . && python examples/minimal_loop.py --iterations 20
 
 Left out, and found in `a2tgpo.training`: micro-batches, several optimizer steps over a rollout set (with one, every
 ratio is 1 and nothing is clipped), a reference model, validation, checkpoints, several processes.

@@ -23,7 +23,13 @@ from a2tgpo.scoring.float32 import computes_in_float32
 from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.training.module import A2TGPOModule
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
+from launch import ROOT, one_line_errors, prepare_process, quiet_libraries, require_settings
+
+NEEDED = ("questions", "data.module", "model.module")
+"""What no table can do without, whatever `~` took away."""
+USED = ("seed", "threads", "questions", "paths", "data", "model", "trainer")
+"""Of the configuration; the rest speaks of a run directory, and there is none."""
 FURTHER = [("<answer>\n", "\n</answer>"), ("<answer>The answer is \\boxed{", "}</answer>")]
 MEASURED = 8
 """Questions on which the rounding of gains is measured."""
@@ -44,10 +50,12 @@ def of_all_dialects(own: Wrapper) -> list[Wrapper]:
 
 def measure(overrides: list[str], own: bool) -> list[WrapperBeliefs]:
     """Beliefs in the answers of the first `questions` of the training split."""
-    OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
-    OmegaConf.register_new_resolver("run_dir", lambda *_: ".", replace=True)
+    prepare_process()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("check", overrides=["threads=1", *overrides])
+        config = compose("check", overrides=["threads=1", "paths.output_dir=.", *overrides])
+    config = OmegaConf.masked_copy(config, USED)
+    require_settings(config, NEEDED, splits=("train",))
+    quiet_libraries()
     configure_process(config.threads, keep_memory=True)
     data, learner = (instantiate(part.module, _convert_="all") for part in (config.data, config.model))
     tasks = data.tasks.split(Split.TRAIN)
@@ -90,10 +98,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--own", action="store_true", help="the run's own wrapper alone")
     arguments = parser.parse_intermixed_args()
-    try:
+    with one_line_errors():
         found = measure(arguments.overrides, arguments.own)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     print(f"{len(found[0].lengths)} questions, rounding of a gain {found[0].observed.log_gain_noise:.2g} nats\n")
     print(table(found))
 

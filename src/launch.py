@@ -12,7 +12,7 @@ from glob import glob
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
@@ -291,6 +291,9 @@ def _tell(error: Exception) -> str:
         return str(cause)  # the project's own messages name the key
     if isinstance(error, InstantiationException) and cause is not None:
         return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
+    if isinstance(error, OverrideParseException):  # which does not always name it
+        said = str(error).partition("See https://")[0]
+        return said if error.override in said else f"Error parsing override '{error.override}' {said}"
     if "Config group override must be" in str(error):  # Hydra does not say of which group
         return f"{' '.join(a for a in sys.argv if a.endswith('=null'))}: expected a choice of its group, or logger=none"
     said, _, key = str(error).partition("full_key: ")

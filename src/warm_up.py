@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from a2tgpo.callbacks.report import quoted
+from a2tgpo.system.overrides import carried
 from a2tgpo.system.signals import ending_on_signals
 from export import export
 from launch import ROOT, launch, one_line_errors, prepare_process
@@ -45,11 +46,18 @@ def warm_up(config: DictConfig) -> None:
 
 
 def _say_what_is_next(folder: Path) -> None:
-    about = ("experiment=", "data", "model/policy", "model.policy")
-    given = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(about)]
-    kept = [o for o in given if not o.startswith(("data.module", "model.policy.path"))]
+    kept = [override for override in carried(HydraConfig.get().overrides.task) if _holds_for_training(override)]
     words = ["src/train.py", *kept, f"model.policy.path={quoted(folder)}"]
     print(f"next: python {shlex.join(words)}")
+
+
+def _holds_for_training(override: str) -> bool:
+    """Sizes, rates and lengths are the warm-up's own, and so is the model that it started from."""
+    name = override.lstrip("+~")
+    is_of_policy = name.startswith(("model/policy", "model.policy"))
+    return not name.startswith(("data.module", "model.policy.path", "trainer.")) and (
+        is_of_policy or not name.startswith("model")
+    )
 
 
 if __name__ == "__main__":

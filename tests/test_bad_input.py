@@ -68,6 +68,10 @@ TRAIN = {
     "misspelt key": (["model.clipper.betta=0.1"], "Could not override 'model.clipper.betta'"),
     "key nobody takes": (["+model.clipper.betta=0.1"], "got an unexpected keyword argument 'betta'"),
     "broken override": (["experiment"], "Error parsing override 'experiment' missing EQUAL"),
+    "key and group mixed": (
+        ["data.dialect/examples=none"],
+        "Error parsing override 'data.dialect/examples=none' mismatch",
+    ),
     "missing value": (
         ["model/aggregation=token_sum_norm"],
         "model.aggregation.max_length: no value; expected model.aggregation.max_length=…",

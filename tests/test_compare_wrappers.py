@@ -35,3 +35,21 @@ def test_of_wrappers_that_begin_alike_the_first_is_scored():
 def test_questions_without_reference_calls_are_refused_by_name():
     with pytest.raises(ValueError, match=r"^data\.tasks\.train: questions without reference calls; expected some"):
         compare_wrappers.measure(["experiment=a2tgpo", "questions=1"], own=True)
+
+
+BAD = {
+    "unknown experiment": (["experiment=nope"], "Could not find 'experiment/nope' Available options in"),
+    "missing value": (["experiment=a2tgpo_small"], "data.tasks.train: no value; expected data.tasks.train=… and "),
+    "wrong value": (["experiment=a2tgpo", "questions=0"], "questions=0: expected an integer >= 1"),
+    "no such folder": (["experiment=a2tgpo", "model.policy.path=./nope"], "model.policy.path=./nope: no such folder"),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_mistaken_override_is_one_line(capsys, monkeypatch, how):
+    overrides, message = BAD[how]
+    monkeypatch.setattr(sys, "argv", ["compare_wrappers.py", *overrides])
+    with pytest.raises(SystemExit) as stop:
+        compare_wrappers.main()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 1 and line.startswith("error: ") and message in line

@@ -126,10 +126,29 @@ def test_make_knows_all_that_a_target_needs(target):
     assert made.returncode == 0, made.stderr
 
 
+def test_contributing_lists_every_target():
+    cells = re.findall(r"^\| (`make .*?) \|", TEXT["CONTRIBUTING.md"], re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`make ([a-z-]+)`", "".join(cells))) == sorted(targets)
+
+
+def test_extras_leave_the_checkout_what_runs():
+    folders = ("src", "scripts", "configs", "examples", "benchmarks", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
+    texts = [path.read_text() for path in files if path.suffix in (".py", ".yaml", ".md")]
+    said = [found for text in texts for found in re.findall(r"pip install .*?'\.\[", text)]
+    assert len(said) >= 8 and {*said} == {"pip install --editable '.["}
+
+
+def test_real_facts_are_made_where_their_data_looks(composed):
+    made = re.search(r"^python scripts/make_facts\.py --output (\S+)", TEXT["docs/models_and_data.md"], re.MULTILINE)
+    assert composed("data=facts").data.facts_dir == str(ROOT / made[1])
+
+
 def test_configuration_lists_every_choice():
-    rows = re.findall(r"^\| `((?:model|data)/\w+|data|trainer|logger)` \| (.*) \|$", CONFIGURATION, re.MULTILINE)
-    listed = {group: set(re.findall(r"`(\w+)`", choices)) for group, choices in rows}
-    folders = [path for top in ("model", "data") for path in (ROOT / "configs" / top).iterdir() if path.is_dir()]
+    rows = re.findall(r"^\| `((?:model|data)[\w/]+|data|trainer|logger)` \| (.*) \|$", CONFIGURATION, re.MULTILINE)
+    listed = {group: set(re.findall(r"`(\w+)`", choices.partition(";")[0])) for group, choices in rows}
+    folders = [path for top in ("model", "data") for path in (ROOT / "configs" / top).rglob("*") if path.is_dir()]
     folders += [ROOT / "configs" / name for name in ("data", "trainer", "logger")]
     on_disk = {
         folder.relative_to(ROOT / "configs").as_posix(): {file.stem for file in folder.glob("*.yaml")}

@@ -1,5 +1,6 @@
 """scripts/make_forks.py: its commands compose, and each policy is forked into a file of its own."""
 
+import subprocess
 import sys
 
 from tests.helpers.tiny_runs import ROOT
@@ -30,3 +31,10 @@ def test_every_command_composes_and_each_policy_has_a_file(composed, monkeypatch
     assert saved == list(zip(files, [None, "5.ckpt", "20.ckpt"], strict=True))
     assert all(config.frozen is None and config.samples == 8 for config in configs[2:])
     assert all("Arithmetic" in config.data.tasks._target_ for config in configs)
+
+
+def test_a_command_that_fails_has_the_last_word():
+    command = [sys.executable, str(ROOT / "scripts" / "make_forks.py"), "mine", "experiment=nope"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and "Could not find 'experiment/nope'" in line

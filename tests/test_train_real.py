@@ -54,3 +54,9 @@ def test_only_what_did_not_come_to_its_end_is_done_again(commands, tmp_path):
     train_real.main()
     assert len(commands) == everything + 1 and commands[-1][1][-1] == f"hydra.run.dir={half_done}"
     assert (half_done / "done").exists() and not (half_done / "leftover").exists()
+
+
+def test_a_command_that_fails_has_the_last_word(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "train_real.py"), "--questions", "0", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: questions=0: expected an integer >= 1 or null\n")

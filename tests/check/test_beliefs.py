@@ -42,12 +42,12 @@ SHIPPED = made(THOUGHT, OWN, FOREIGN, [1, 1, 3, 4])
 
 def test_figures_by_the_length_of_the_answer():
     table = SHIPPED.by_length()
-    assert list(table) == ["1 token", "2 or 3", "4 and more", "all"]
+    assert list(table) == ["1 token", "2 or 3 tokens", "4 tokens and more", "all"]
     assert [row["questions"] for row in table.values()] == [2, 1, 1, 4]
     for figure in ("ranked", "pairs_prob", "pairs_log_prob"):
         assert [row[figure] for row in table.values()] == [0.0, 1.0, 1.0, 0.5]
     assert table["1 token"]["log_gain_own"] == pytest.approx(math.log(2) / 2, abs=1e-6)
-    states = [table["2 or 3"][f"belief_{state}"] for state in ("before", "own", "foreign")]
+    states = [table["2 or 3 tokens"][f"belief_{state}"] for state in ("before", "own", "foreign")]
     assert states == pytest.approx([0.1, 0.5, 0.2], abs=1e-6)
 
 
@@ -93,7 +93,8 @@ def test_short_answers_that_lose_their_gains_among_long_ones_are_found():
     """One answer in six."""
     found = made(THOUGHT, [OWN[1], *[OWN[3]] * 5], [OWN[0], *[FOREIGN[3]] * 5], [1, *[4] * 5])
     *_, size = beliefs([found], "prob", 1e-4)
-    assert size.figures["within_resolution"] == pytest.approx({"1 token": 1, "4 and more": 0, "all": 1 / 6}, abs=1e-6)
+    shares = {"1 token": 1, "4 tokens and more": 0, "all": 1 / 6}
+    assert size.figures["within_resolution"] == pytest.approx(shares, abs=1e-6)
     assert size.says.startswith("of the gains of right calls 100% (1 token) are within")
 
 

@@ -510,9 +510,11 @@ def test_what_a_token_wrote_beyond_is_kept_where_the_result_begins_otherwise(fol
     assert (turn.action_text, turn.observation_text[:9]) == ("<search> city of Varo</search><", "\n<result>")
 
 
-def test_a_model_without_chat_template_is_refused_by_name(random_policy):
-    with pytest.raises(ValueError, match=r"model\.policy\.path: its tokenizer has no chat template"):
+def test_a_model_without_chat_template_is_refused_by_name(random_policy, composed):
+    with pytest.raises(ValueError, match=r"model\.policy\.path: its tokenizer has no chat template") as error:
         play(random_policy, TAGS, ["x"], max_prompt_tokens=100)
+    choice, *overrides = str(error.value).partition("such as ")[2].split()
+    assert composed(choice, *overrides).data.dialect.chat is False
 
 
 def searching(*queries):

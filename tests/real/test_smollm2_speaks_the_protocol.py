@@ -3,10 +3,11 @@
 import pytest
 from hydra.utils import instantiate
 
+from a2tgpo.check.forced import force
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.scripted import ScriptedEngine
 from a2tgpo.retrievers.bm25 import BM25Retriever
-from a2tgpo.rollouts.trajectory import Task
+from a2tgpo.rollouts.trajectory import Split, StopReason, Task
 from tests.helpers.episodes import search_qa
 from tests.helpers.loops import loop
 from tests.helpers.shipped import pretrained_policy, text_tags
@@ -53,3 +54,11 @@ def test_worked_episodes_make_it_search_and_answer(policy, composed, dialect):
         formats.append(sum(trajectory.metrics["format"] for trajectory in played) / len(played))
     assert formats[0] == 0 and formats[1] >= 0.75
     assert all(trajectory.metrics["calls"] for trajectory in played)
+
+
+@pytest.mark.parametrize("dialect", ["a_tgpo", "search_r1", "tool_calls", "igpo"])
+def test_demonstrations_of_word_problems_come_to_their_end(policy, composed, dialect):
+    data = instantiate(composed("data=calculator", f"data/dialect={dialect}").data.module, _convert_="all")
+    tasks = data.tasks.split(Split.TRAIN)
+    pairs = force(data.rollout, policy, [tasks[n] for n in range(100)])
+    assert {trajectory.stop for trajectory in pairs.own} == {StopReason.ANSWERED}

@@ -183,5 +183,5 @@ def test_a_missing_package_is_told_with_the_extra_that_has_it(package, tmp_path)
     command = [sys.executable, str(ROOT / "scripts" / "make_facts.py"), "--output", str(tmp_path)]
     environment = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    expected = f"error: {package} is not installed; expected the extra facts: pip install '.[facts]'\n"
+    expected = f"error: {package} is not installed; expected the extra facts: pip install --editable '.[facts]'\n"
     assert (done.returncode, done.stderr) == (1, expected)

@@ -83,6 +83,13 @@ def test_a_resumed_warm_up_goes_on_bit_for_bit(run, capsys):
     assert same(dict(written[0]), dict(written[1]))
 
 
+def test_the_next_command_keeps_what_holds_for_training(run, capsys):
+    kept = ("model/policy=tiny_lora", "model.policy.lora.r=4", "data.dialect.layout.separator=x", "trainer=default")
+    made = run("said", *LIVELY, "trainer.max_epochs=1", *kept, "threads=1")
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    assert said == f"next: python src/train.py {' '.join(kept)} threads=1 model.policy.path={made / 'policy'}"
+
+
 def test_an_adapter_is_merged_into_the_folder(run):
     made = run("lora", *LIVELY, "trainer.max_epochs=1", "model/policy=tiny_lora")
     assert "adapter_config.json" not in {path.name for path in (made / "policy").iterdir()}

@@ -20,7 +20,7 @@ class TrackioLogger(Logger):
         if find_spec("trackio") is None:
             raise ValueError(
                 "logger=trackio: the package 'trackio' is not installed; expected the extra 'trackio': "
-                "pip install '.[trackio]'"
+                "pip install --editable '.[trackio]'"
             )
         self._project, self._name, self._space_id = project, name, space_id
         self._run: Any = None

@@ -22,7 +22,7 @@ from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
 from a2tgpo.scoring.score import observe, read
 
 Wrapper = tuple[str, str]
-LENGTHS = {"1 token": (1, 1), "2 or 3": (2, 3), "4 and more": (4, 10**9)}
+LENGTHS = {"1 token": (1, 1), "2 or 3 tokens": (2, 3), "4 tokens and more": (4, 10**9)}
 """Answers by how many tokens they have."""
 CHANCE, SURE = 0.55, 0.65
 """Shares of pairs that are ranked right: up to the first it might be chance, from the second the gain is a signal."""

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import DTYPES, prepare
+from a2tgpo.system.model_source import require_model_source, why_unread
 from a2tgpo.training.datamodule import RolloutDataModule
 
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -34,11 +35,12 @@ def real_config(path: str | None, architecture: Mapping[str, Any] | None) -> Pre
     Raises ValueError where neither is given, or `path` has no configuration.
     """
     if path is not None:
+        require_model_source("model.policy.path", path)
         try:
             return AutoConfig.from_pretrained(path).get_text_config()
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"model.policy.path={path}: {error}; expected a folder or a hub id with a config.json"
+                f"model.policy.path={path}: {why_unread(path, error)}; expected a folder or a hub id with a config.json"
             ) from error
     if architecture is None:
         raise ValueError("model.policy.path, model/architecture: none is given; expected one of them for debug=shapes")

@@ -1,7 +1,6 @@
 """A policy from a Hugging Face folder or hub id. The embedded policy is such a folder too."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from a2tgpo.policies.cached_forward import with_way_to_read
 from a2tgpo.policies.checks import require_finite, require_fitting_tokenizer, require_whole
 from a2tgpo.policies.policy import Policy
+from a2tgpo.system.model_source import require_model_source, why_unread
 from a2tgpo.system.settings import require_all, shown
 
 CHECKPOINTED_FROM = 1_000_000_000
@@ -42,8 +42,7 @@ def load_policy(
         raise ValueError(
             f"model.policy.lora.lora_dropout={lora.lora_dropout}: expected 0, or no ratio would start at 1"
         )
-    if Path(path).is_absolute() and not (Path(path) / "config.json").is_file():
-        raise ValueError(f"model.policy.path={path}: expected a Hugging Face model folder with a config.json")
+    require_model_source("model.policy.path", path)
     try:
         policy = _read(path, DTYPES[dtype], attn_implementation)
     except ValueError as error:
@@ -68,7 +67,7 @@ def _read(path: str, dtype: torch.dtype, attn_implementation: str) -> Policy:
             raise ValueError(
                 f"the model has no {attn_implementation} attention; expected model.policy.attn_implementation=eager"
             ) from error
-        raise ValueError(f"{error}; expected a Hugging Face model folder or a hub id") from error
+        raise ValueError(f"{why_unread(path, error)}; expected a Hugging Face model folder or a hub id") from error
     require_whole(loading)
     require_finite(model.state_dict())
     require_fitting_tokenizer(model, tokenizer)

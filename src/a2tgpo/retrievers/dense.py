@@ -11,6 +11,7 @@ from a2tgpo.retrievers.index_cache import cached_index, fingerprint
 from a2tgpo.retrievers.protocols import Passage
 from a2tgpo.system.errors import SettingError
 from a2tgpo.system.files import read_json_file
+from a2tgpo.system.model_source import require_model_source, why_unread
 from a2tgpo.system.settings import require
 
 VECTORS = "vectors.faiss"
@@ -42,10 +43,12 @@ class DenseRetriever:
         require("data.retriever.batch_size", batch_size)
         faiss, sentence_transformers = _libraries()
         self._path, self._batch_size = Path(corpus_path), batch_size
+        require_model_source("data.retriever.model", model)
         try:
             self._encoder = sentence_transformers.SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:
-            raise ValueError(f"data.retriever.model={model}: {error}; expected a folder or a hub id") from error
+            said = why_unread(model, error)
+            raise ValueError(f"data.retriever.model={model}: {said}; expected a folder or a hub id") from error
         self._query_prefix, self._passage_prefix = _prefixes(model, query_prefix, passage_prefix)
         self._encoding = threading.Lock()  # fast tokenizers cannot be used by two threads at once
         settings = {"kind": "dense", "model": _identity(model), "passage_prefix": self._passage_prefix}
@@ -91,7 +94,7 @@ def _libraries() -> tuple[Any, Any]:
         if find_spec(name) is None:
             raise ValueError(
                 f"data/retriever=dense: the package {name!r} is not installed; expected the extra 'dense': "
-                "pip install '.[dense]'"
+                "pip install --editable '.[dense]'"
             )
     import faiss
     import sentence_transformers

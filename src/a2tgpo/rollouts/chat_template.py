@@ -139,8 +139,8 @@ def _sayable(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Chat:
     words for that, or there is no template."""
     if tokenizer.chat_template is None:
         raise ValueError(
-            "model.policy.path: its tokenizer has no chat template; expected a chat model, or a dialect of plain text "
-            "(data.dialect.chat=false)"
+            "model.policy.path: its tokenizer has no chat template; expected a chat model, or a dialect of text tags "
+            "in plain text, such as data/dialect=a_tgpo data.dialect.chat=false"
         )
     needs_tools = chat.tools or any(message["role"] == "tool" for message in chat.messages)
     if not needs_tools or _knows_tools(tokenizer, str(tokenizer.chat_template)):
