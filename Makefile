@@ -90,7 +90,5 @@ evidence-quick: $(READY) ## The study's smallest part: three methods, three seed
 pretrain: $(READY) ## Make the embedded policies again (about half an hour)
 	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
 	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
-	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit --start src/a2tgpo/policies/credit --seed 1 $(ARGS)
-	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit --start src/a2tgpo/policies/credit --seed 2 $(ARGS)
 
 .PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench credit forks evidence evidence-quick pretrain

@@ -103,7 +103,7 @@ PRESETS = {
         copy_share=0.1,
         words=SHARED_WORDS,
         pieces=COLLECTION_PIECES,
-        steps=900,
+        steps=3000,
         start=ROOT / "src/a2tgpo/policies/tiny",
     ),
 }

@@ -46,11 +46,9 @@ def test_weights_and_tokenizer_are_those_of_the_record() -> None:
 @pytest.mark.slow
 def test_it_has_skill_but_no_knowledge(policy: Policy, data: RolloutDataModule) -> None:
     tasks = [data.tasks.split(Split.VALIDATION)[i] for i in range(200)]
-    chains, lists = ([task for task in tasks if (task.kind == NARROWING) is narrowing] for narrowing in (False, True))
-    assert forced_search_em(policy, chains, data.rollout.environment) >= 0.98
-    assert (
-        forced_search_em(policy, lists, data.rollout.environment) >= 0.75
-    )  # three lists are too many for one in three
+    lists = [task for task in tasks if task.kind == NARROWING]
+    assert forced_search_em(policy, tasks, data.rollout.environment) >= 0.95
+    assert forced_search_em(policy, lists, data.rollout.environment) >= 0.9
     assert closed_book_em(policy, tasks, data.rollout.environment) <= 0.05
 
 
@@ -61,8 +59,7 @@ def test_it_knows_nothing_of_the_placement(policy: Policy, data: RolloutDataModu
     home = home_probability(policy, [task for _, task in prompts], data.rollout.environment, validation.placement)
     assert abs(home - 1 / validation.placement.collections) <= 0.03
     greedy, sampled = (data.rollout.run(policy, prompts, 1, (0,), greedy=greedy) for greedy in (True, False))
-    assert episode_metrics(greedy)["em"] <= 0.2
-    assert 0.08 <= episode_metrics(sampled)["em"] <= 0.25
+    assert all(0.08 <= episode_metrics(played)["em"] <= 0.25 for played in (greedy, sampled))
 
 
 @pytest.mark.slow

@@ -25,18 +25,18 @@ class BM25Retriever:
     """Finds the passages that share the most telling words with a query.
 
     `passages` maps the name of a corpus to its passages; an index is built at first use and the last `max_indexes`
-    are kept.
+    are kept. `b` says how much a passage is held to be long: 0 not at all, 1 in proportion.
     """
 
-    def __init__(self, passages: Callable[[str], Sequence[str]], max_indexes: int = 512) -> None:
-        self._passages = passages
+    def __init__(self, passages: Callable[[str], Sequence[str]], max_indexes: int = 512, b: float = 0.75) -> None:
+        self._passages, self._b = passages, b
         self._index = lru_cache(maxsize=max_indexes)(self._build)
 
     def _build(self, corpus: str) -> tuple[bm25s.BM25, tuple[str, ...]]:
         passages = tuple(self._passages(corpus))
         if not passages:
             raise EmptyCorpus(f"data.retriever: corpus {corpus!r} holds no passages; expected at least one")
-        index = bm25s.BM25()
+        index = bm25s.BM25(b=self._b)
         index.index(tokenize(passages), show_progress=False)
         return index, passages
 
