@@ -48,7 +48,7 @@ def test_it_has_skill_but_no_knowledge(policy: Policy, data: RolloutDataModule) 
     tasks = [data.tasks.split(Split.VALIDATION)[i] for i in range(200)]
     lists = [task for task in tasks if task.kind == NARROWING]
     assert forced_search_em(policy, tasks, data.rollout.environment) >= 0.95
-    assert forced_search_em(policy, lists, data.rollout.environment) >= 0.9
+    assert forced_search_em(policy, lists, data.rollout.environment) >= 0.85
     assert closed_book_em(policy, tasks, data.rollout.environment) <= 0.05
 
 
