@@ -68,16 +68,16 @@ class Judge:
         return torch.arange(n_prompts) * n_batches // n_prompts
 
     def credit(self, method: Method) -> Float[Tensor, "B T"]:
-        """Â of every turn, assigned batch by batch.
+        """Â of every turn, assigned batch by batch; a credit that remembers remembers the batches before.
 
         Raises SettingError for a signal that asks for beliefs of a reference: those of the forks are the policy's own.
         """
         if isinstance(method.signal, ReferenceSignal):
             raise SettingError("model/signal: its beliefs are a reference's; expected a signal of the policy's own")
-        advantage = torch.zeros(self.forked.batch.turn_mask.shape)
+        advantage, memory = torch.zeros(self.forked.batch.turn_mask.shape), dict[str, Tensor]()
         for batch in self.batch_of_prompt.unique():
             rows = (self.batch_of_prompt[self.prompt] == batch).nonzero()[:, 0].tolist()
-            assigned = method.assign(self.forked.observed(rows, method.signal.answers)).advantage
+            assigned = method.assign(self.forked.observed(rows, method.signal.answers), memory).advantage
             advantage[rows, : assigned.shape[1]] = assigned
         return advantage
 
