@@ -13,11 +13,16 @@ from typing import Any
 
 import matplotlib
 from evidence import PLAN, RESULTS, Plan, Run, Study, read_results
+from evidence_fidelity import FIDELITY, SETTING
+from scipy.stats import kendalltau
 
 from a2tgpo.evaluation.contrasts import FEWEST, Contrast, contrast, holm
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+CHOOSING = ("rates", "critic")
+"""Studies that choose a method's settings, on seeds of their own."""
 
 
 def runs_of(study: Study, results: Mapping[str, Any], setting: str, method: str) -> dict[int, Any]:
@@ -91,6 +96,49 @@ def draw(study: Study, results: Mapping[str, Any], setting: str, path: Path) -> 
     plt.close(figure)
 
 
+def gained(plan: Plan, results: Mapping[str, Any], method: str) -> list[float]:
+    """Mean success in training of each run of the method on the task that was forked, but those that chose its rate."""
+    chosen = {seed for name, study in plan.studies.items() if name not in CHOOSING for seed in study.seeds}
+    runs = (results.get(Run(seed, SETTING, method).key) for seed in sorted(chosen))
+    return [mean(v for _, v in run["curves"]["train/success"]) for run in runs if run]
+
+
+def fidelity_section(plan: Plan, results: Mapping[str, Any], fidelity: Mapping[str, Any], path: Path) -> list[str]:
+    """What the forks say of each credit beside what training with it gained, a picture, and how far the ranks agree."""
+    by_method = {method: gained(plan, results, method) for method in next(iter(fidelity.values()))}
+    trained = {method: values for method, values in by_method.items() if len(values) > 1}
+    if len(trained) < FEWEST:
+        return []
+    lines = [f"| method | {' | '.join(fidelity)} | seeds | train/success |", "|---" * (len(fidelity) + 3) + "|"]
+    for method, values in trained.items():
+        cells = [f"{f[method]['value']:+.3f} ± {f[method]['error']:.3f}" for f in fidelity.values()]
+        lines.append(f"| {method} | {' | '.join(cells)} | {len(values)} | {mean(values):.3f} ± {stdev(values):.3f} |")
+    means = [mean(values) for values in trained.values()]
+    agreement = [
+        f"{name} {kendalltau([f[m]['value'] for m in trained], means)[0]:+.2f}" for name, f in fidelity.items()
+    ]
+    draw_fidelity(trained, fidelity, path)
+    about = f"On `{SETTING}`: whitened cosine with the forks less that of RLOO, and what training gained. "
+    return ["## fidelity", about + f"Kendall's τ of the two: {', '.join(agreement)}.", "\n".join(lines)]
+
+
+def draw_fidelity(trained: Mapping[str, Sequence[float]], fidelity: Mapping[str, Any], path: Path) -> None:
+    """A panel a set of forks: what training gained over how near the credit comes, with one standard deviation and
+    one standard error."""
+    means, spread = ([figure(values) for values in trained.values()] for figure in (mean, stdev))
+    size = (4 * len(fidelity), 4)
+    figure, panels = plt.subplots(1, len(fidelity), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axes, (name, f) in zip(panels[0], fidelity.items(), strict=True):
+        near, error = ([f[method][part] for method in trained] for part in ("value", "error"))
+        axes.errorbar(near, means, spread, error, "o", alpha=0.7)
+        for method, x, y in zip(trained, near, means, strict=True):
+            axes.annotate(method, (x, y), fontsize=7)
+        axes.set(xlabel="whitened cosine less that of RLOO", title=name)
+    panels[0][0].set(ylabel="mean success in training")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,6 +155,9 @@ def main() -> None:
             sections.append(contrast_table(rows))
         for setting in study.settings:
             draw(study, results, setting, arguments.results.with_name(f"{name}-{setting}.png"))
+    near = arguments.results.with_name(FIDELITY.name)
+    if near.is_file():
+        sections += fidelity_section(plan, results, read_results(near), near.with_suffix(".png"))
     arguments.results.with_name("tables.md").write_text("\n\n".join(sections) + "\n")
     print("\n\n".join(sections))
 

@@ -111,3 +111,24 @@ def test_every_run_of_a_plan_is_made_once(plan_file, tmp_path, monkeypatch, caps
     evidence.main()
     assert "1 runs to go, 3 done" in capsys.readouterr().out
     assert json.loads(results.read_text())["tiny/grpo/1"]["curves"] == removed["curves"]
+
+
+def test_fidelity_beside_training_by_hand(plan_file, tmp_path):
+    plan_file.write_text(PLAN.replace("tiny", evidence_report.SETTING).replace("{a2tgpo:", "{c: [], a2tgpo:"))
+    gained = {"a2tgpo": (0.5, 0.7), "grpo": (0.3, 0.5), "c": (0.2, 0.2)}
+    results = {
+        f"{evidence_report.SETTING}/{method}/{seed}": {"curves": {"train/success": [[1, value], [2, value]]}}
+        for method, values in gained.items()
+        for seed, value in enumerate(values)
+    }
+    near = {"a2tgpo": 0.2, "grpo": 0.1, "c": 0.15, "untrained": 0.9}
+    fidelity = {"start": {method: {"value": value, "error": 0.05} for method, value in near.items()}}
+    plan = evidence.Plan.read(plan_file)
+    head, told, table = evidence_report.fidelity_section(plan, results, fidelity, tmp_path / "fidelity.png")
+    assert head == "## fidelity" and told.endswith(
+        "Kendall's τ of the two: start +0.33."
+    )  # two pairs agree, one does not
+    assert "| a2tgpo | +0.200 ± 0.050 | 2 | 0.600 ± 0.141 |" in table and "untrained" not in table
+    assert (tmp_path / "fidelity.png").stat().st_size > 0
+    few = {"start": {method: fidelity["start"][method] for method in ("a2tgpo", "grpo")}}
+    assert evidence_report.fidelity_section(plan, results, few, tmp_path / "none.png") == []
