@@ -6,17 +6,19 @@ Every method of docs/evidence/plan.yaml is held against the forks of preset=cred
 has; `scripts/evidence_report.py` sets that beside what training gained.
 """
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 from evidence import PLAN, Plan
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from a2tgpo.method.accumulators.discounted import Discounted
+from a2tgpo.method.combiners.gains_alone import GainsAlone
 from a2tgpo.method.method import Method
 from a2tgpo.oracle.controls import CONTROLS, RLOO
-from a2tgpo.oracle.forked import Forked
 from a2tgpo.oracle.judge import Judge
+from a2tgpo.oracle.report import LESS
 from a2tgpo.oracle.store import read_forks
 from a2tgpo.system.files import write_json
 
@@ -25,6 +27,7 @@ FIDELITY = ROOT / "docs" / "evidence" / "fidelity.json"
 FORKS = "credit-*.npz"
 SETTING = "mixed"
 """Of the plan: the task that was forked."""
+FIGURES = ("search or answer", "correlation within trajectories", "reciprocal rank", "conservation")
 
 
 def methods(plan: Plan) -> tuple[dict[str, Method], int]:
@@ -39,21 +42,47 @@ def methods(plan: Plan) -> tuple[dict[str, Method], int]:
     return made, config.data.module.prompts_per_iteration
 
 
-def fidelities(forked: Forked, made: dict[str, Method], batch_prompts: int) -> dict[str, dict[str, float]]:
-    """Whitened cosine of each method less that of RLOO, and its standard error."""
-    judge = Judge(forked, batch_prompts)
+def fidelities(judge: Judge, made: dict[str, Method]) -> dict[str, dict[str, list[float]]]:
+    """[figure, standard error] of each method: the whitened cosine less that of RLOO, and those of `FIGURES`."""
     rloo = judge.fidelity(judge.credit(CONTROLS[RLOO]))
-    found = {name: judge.fidelity(judge.credit(method)).less(rloo) for name, method in made.items()}
-    return {name: {"value": round(f.value, 4), "error": round(f.error, 4)} for name, f in found.items()}
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, method in made.items():
+        own = judge.fidelity(judge.credit(method))
+        figures = {LESS: own.less(rloo)} | {figure: own.figures[figure] for figure in FIGURES}
+        found[name] = {figure: [round(f.value, 4), round(f.error, 4)] for figure, f in figures.items()}
+    return found
+
+
+def depths(judge: Judge, paper: Method) -> list[dict[str, float]]:
+    """What gains are at each turn of an episode: their mean, what D and D/√n have in mean and variance, and A*."""
+    alone = replace(paper, credit=replace(paper.credit, combiner=GainsAlone()))
+    plain = replace(alone, credit=replace(alone.credit, accumulator=Discounted(gamma=1.0)))
+    observed = judge.forked.observed(range(len(judge.forked.trajectories)), paper.signal.answers)
+    gains = paper.signal(observed)
+    columns = {"D": judge.credit(plain), "D/√n": judge.credit(alone), "A*": judge.forked.advantage(slice(None))}
+    rows = []
+    for turn in range(gains.gain.shape[1]):
+        counted = gains.gain_mask[:, turn]
+        if int(counted.sum()) < 2:
+            break
+        row = {"turn": turn + 1, "turns": int(counted.sum()), "gain": float(gains.gain[counted, turn].mean())}
+        for name, values in columns.items():
+            here = values[counted, turn]
+            row |= {f"mean {name}": float(here.mean()), f"variance {name}": float(here.var())}
+        rows.append({name: round(value, 4) for name, value in row.items()})
+    return rows
 
 
 def main() -> None:
     """Command line."""
     made, batch_prompts = methods(Plan.read(PLAN))
     frozen = ROOT / "src" / "a2tgpo" / "oracle" / "frozen"
-    found = {path.stem: fidelities(read_forks(path), made, batch_prompts) for path in sorted(frozen.glob(FORKS))}
+    judges = {path.stem: Judge(read_forks(path), batch_prompts) for path in sorted(frozen.glob(FORKS))}
+    found = {
+        name: {"methods": fidelities(judge, made), "depths": depths(judge, made["a2tgpo"])}
+        for name, judge in judges.items()
+    }
     write_json(FIDELITY, found)
-    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

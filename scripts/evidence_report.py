@@ -17,6 +17,7 @@ from evidence_fidelity import FIDELITY, SETTING
 from scipy.stats import kendalltau
 
 from a2tgpo.evaluation.contrasts import FEWEST, Contrast, contrast, holm
+from a2tgpo.oracle.report import LESS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -105,21 +106,38 @@ def gained(plan: Plan, results: Mapping[str, Any], method: str) -> list[float]:
 
 def fidelity_section(plan: Plan, results: Mapping[str, Any], fidelity: Mapping[str, Any], path: Path) -> list[str]:
     """What the forks say of each credit beside what training with it gained, a picture, and how far the ranks agree."""
-    by_method = {method: gained(plan, results, method) for method in next(iter(fidelity.values()))}
+    near = {name: {method: f[LESS] for method, f in found["methods"].items()} for name, found in fidelity.items()}
+    by_method = {method: gained(plan, results, method) for method in next(iter(near.values()))}
     trained = {method: values for method, values in by_method.items() if len(values) > 1}
     if len(trained) < FEWEST:
         return []
-    lines = [f"| method | {' | '.join(fidelity)} | seeds | train/success |", "|---" * (len(fidelity) + 3) + "|"]
+    lines = [f"| method | {' | '.join(near)} | seeds | train/success |", "|---" * (len(near) + 3) + "|"]
     for method, values in trained.items():
-        cells = [f"{f[method]['value']:+.3f} ± {f[method]['error']:.3f}" for f in fidelity.values()]
+        cells = [_cell(f[method]) for f in near.values()]
         lines.append(f"| {method} | {' | '.join(cells)} | {len(values)} | {mean(values):.3f} ± {stdev(values):.3f} |")
     means = [mean(values) for values in trained.values()]
-    agreement = [
-        f"{name} {kendalltau([f[m]['value'] for m in trained], means)[0]:+.2f}" for name, f in fidelity.items()
-    ]
-    draw_fidelity(trained, fidelity, path)
+    agreement = [f"{name} {kendalltau([f[m][0] for m in trained], means)[0]:+.2f}" for name, f in near.items()]
+    draw_fidelity(trained, near, path)
     about = f"On `{SETTING}`: whitened cosine with the forks less that of RLOO, and what training gained. "
     return ["## fidelity", about + f"Kendall's τ of the two: {', '.join(agreement)}.", "\n".join(lines)]
+
+
+def _cell(figure: Sequence[float]) -> str:
+    return "{:+.3f} ± {:.3f}".format(*figure)
+
+
+def figures_section(fidelity: Mapping[str, Any]) -> list[str]:
+    """The other figures of each credit, a table a set; and what gains are turn by turn."""
+    sections = []
+    for name, found in fidelity.items():
+        figures = list(next(iter(found["methods"].values())))[1:]
+        head = [f"| {name} | {' | '.join(figures)} |", "|---" * (1 + len(figures)) + "|"]
+        rows = [f"| {m} | {' | '.join(_cell(own[f]) for f in figures)} |" for m, own in found["methods"].items()]
+        columns = list(found["depths"][0])
+        depths = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        depths += [f"| {' | '.join(f'{row[column]:g}' for column in columns)} |" for row in found["depths"]]
+        sections += ["\n".join(head + rows), f"`a2tgpo` turn by turn, {name}:", "\n".join(depths)]
+    return sections
 
 
 def draw_fidelity(trained: Mapping[str, Sequence[float]], fidelity: Mapping[str, Any], path: Path) -> None:
@@ -129,7 +147,7 @@ def draw_fidelity(trained: Mapping[str, Sequence[float]], fidelity: Mapping[str,
     size = (4 * len(fidelity), 4)
     figure, panels = plt.subplots(1, len(fidelity), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axes, (name, f) in zip(panels[0], fidelity.items(), strict=True):
-        near, error = ([f[method][part] for method in trained] for part in ("value", "error"))
+        near, error = zip(*(f[method] for method in trained), strict=True)
         axes.errorbar(near, means, spread, error, "o", alpha=0.7)
         for method, x, y in zip(trained, near, means, strict=True):
             axes.annotate(method, (x, y), fontsize=7)
@@ -157,7 +175,8 @@ def main() -> None:
             draw(study, results, setting, arguments.results.with_name(f"{name}-{setting}.png"))
     near = arguments.results.with_name(FIDELITY.name)
     if near.is_file():
-        sections += fidelity_section(plan, results, read_results(near), near.with_suffix(".png"))
+        fidelity = read_results(near)
+        sections += fidelity_section(plan, results, fidelity, near.with_suffix(".png")) + figures_section(fidelity)
     arguments.results.with_name("tables.md").write_text("\n\n".join(sections) + "\n")
     print("\n\n".join(sections))
 

@@ -122,7 +122,9 @@ def test_fidelity_beside_training_by_hand(plan_file, tmp_path):
         for seed, value in enumerate(values)
     }
     near = {"a2tgpo": 0.2, "grpo": 0.1, "c": 0.15, "untrained": 0.9}
-    fidelity = {"start": {method: {"value": value, "error": 0.05} for method, value in near.items()}}
+    figures = {method: {evidence_report.LESS: [value, 0.05], "sign": [0.5, 0.1]} for method, value in near.items()}
+    depths = [{"turn": 1, "gain": 0.25}, {"turn": 2, "gain": -0.5}]
+    fidelity = {"start": {"methods": figures, "depths": depths}}
     plan = evidence.Plan.read(plan_file)
     head, told, table = evidence_report.fidelity_section(plan, results, fidelity, tmp_path / "fidelity.png")
     assert head == "## fidelity" and told.endswith(
@@ -130,5 +132,7 @@ def test_fidelity_beside_training_by_hand(plan_file, tmp_path):
     )  # two pairs agree, one does not
     assert "| a2tgpo | +0.200 ± 0.050 | 2 | 0.600 ± 0.141 |" in table and "untrained" not in table
     assert (tmp_path / "fidelity.png").stat().st_size > 0
-    few = {"start": {method: fidelity["start"][method] for method in ("a2tgpo", "grpo")}}
+    others, _, turns = evidence_report.figures_section(fidelity)
+    assert "| untrained | +0.500 ± 0.100 |" in others and "| 2 | -0.5 |" in turns
+    few = {"start": {"methods": {method: figures[method] for method in ("a2tgpo", "grpo")}, "depths": depths}}
     assert evidence_report.fidelity_section(plan, results, few, tmp_path / "none.png") == []
