@@ -91,8 +91,7 @@ def draw(study: Study, results: Mapping[str, Any], setting: str, path: Path) -> 
         axes.fill_between(iterations, *edges, alpha=0.15, color=line.get_color())
     axes.set(xlabel="iteration (rollout sets)", ylabel="success, unseen worlds, greedy", title=setting, ylim=(0, 1))
     axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
+    axes.legend()
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -172,7 +171,8 @@ def main() -> None:
         if rows := contrasts(study, results):
             sections.append(contrast_table(rows))
         for setting in study.settings:
-            draw(study, results, setting, arguments.results.with_name(f"{name}-{setting}.png"))
+            if any(len(runs_of(study, results, setting, method)) > 1 for method in study.methods):
+                draw(study, results, setting, arguments.results.with_name(f"{name}-{setting}.png"))
     near = arguments.results.with_name(FIDELITY.name)
     if near.is_file():
         fidelity = read_results(near)
