@@ -24,7 +24,9 @@ from a2tgpo.scoring.score import score
 from tests.test_import_direction import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+MADE_BY_SCRIPTS = {"docs/evidence/tables.md"}
+PAGES = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")} - MADE_BY_SCRIPTS
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(PAGES))
 TEXT = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 CONFIGURATION = TEXT["docs/configuration.md"]
 EXAMPLE = re.compile(r"^`((?:src|configs)/\S+)`\n```(?:python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
