@@ -63,7 +63,10 @@ def measure(overrides: list[str], own: bool) -> list[WrapperBeliefs]:
     with precision_context("cpu", config.trainer.precision):
         pairs = force(data.rollout, learner.policy, tasks)
         if pairs is None:
-            raise ValueError("data.tasks.train: questions without reference calls; expected some that have them")
+            raise ValueError(
+                "data.tasks.train: fewer than two questions with reference calls that can be played; expected some, "
+                "and one tool"
+            )
         made = [learner.answer_wrapper] if own else of_all_dialects(learner.answer_wrapper)
         return score_wrappers(learner.policy, pairs, made, learner.micro_batch_tokens, rounding(learner, pairs))
 
