@@ -72,16 +72,12 @@ def kept(path: Path) -> "dict[str, Forked]":
 
 def fork(config: DictConfig) -> "Forked":
     """Forks of the policy of this configuration."""
-    import torch
-
     from a2tgpo.evaluation.evaluate import move
     from a2tgpo.oracle.forking import Forking
     from a2tgpo.policies.checkpoint import load_weights
-    from a2tgpo.system.process import precision_context
+    from a2tgpo.system.process import device_of, precision_context
 
-    device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator=gpu: no GPU is visible; expected one, or trainer=default for the CPU")
+    device = device_of(config.trainer.accelerator)
     data = instantiate(config.data.module, _convert_="all")
     policy = instantiate(config.model.policy, _convert_="all")
     if config.ckpt_path is not None:

@@ -285,8 +285,6 @@ def _tell(error: Exception) -> str:
         error = error.__context__  # what fails in tidying up after a full disk knows no file
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if "No supported gpu backend" in str(cause):
-        return "trainer.accelerator=gpu: no GPU is visible; expected one, or trainer=default for the CPU"
     if isinstance(cause, ValueError | FileNotFoundError) and "expected" in str(cause):
         return str(cause)  # the project's own messages name the key
     if isinstance(error, InstantiationException) and cause is not None:

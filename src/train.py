@@ -64,10 +64,10 @@ def prepared_run(config: DictConfig, needed: Sequence[str], splits: Sequence[str
     import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
 
     from a2tgpo.system.checkpoint_io import require_resumable
-    from a2tgpo.system.process import configure_process
+    from a2tgpo.system.process import configure_process, device_of
 
     quiet_libraries()
-    configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
+    configure_process(config.threads, keep_memory=device_of(config.trainer.accelerator) == "cpu")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     if config.ckpt_path is not None:
         require_resumable(config.ckpt_path)
