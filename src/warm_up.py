@@ -54,10 +54,9 @@ def _say_what_is_next(folder: Path) -> None:
 def _holds_for_training(override: str) -> bool:
     """Sizes, rates and lengths are the warm-up's own, and so is the model that it started from."""
     name = override.lstrip("+~")
-    is_of_policy = name.startswith(("model/policy", "model.policy"))
-    return not name.startswith(("data.module", "model.policy.path", "trainer.")) and (
-        is_of_policy or not name.startswith("model")
-    )
+    if name.startswith(("model/policy", "model.policy")):
+        return not name.startswith("model.policy.path")
+    return not name.startswith(("model", "data.module", "trainer."))
 
 
 if __name__ == "__main__":
