@@ -24,7 +24,8 @@ from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.training.module import A2TGPOModule
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
-from launch import ROOT, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import ROOT, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("questions", "data.module", "model.module")
 """What no table can do without, whatever `~` took away."""

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from a2tgpo.system.signals import ending_on_signals
-from launch import ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("seed", "threads", "questions", "samples", "data.module", "model.module", "trainer.max_epochs")
 """What no check can do without, whatever `~` took away."""

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
-from launch import LIKE, ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import LIKE, ROOT, launch, prepare_process, quiet_libraries, require_settings
 
 if TYPE_CHECKING:
     from a2tgpo.oracle.forked import Forked

@@ -14,17 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from a2tgpo.callbacks.report import print_report
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
-from launch import (
-    ROOT,
-    launch,
-    make_paths_absolute,
-    one_line_errors,
-    prepare_process,
-    quiet_libraries,
-    require_settings,
-    require_whole_iterations,
-    run_directory,
-)
+from error_lines import one_line_errors
+from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings, require_whole_iterations
+from run_directories import make_paths_absolute, run_directory
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer

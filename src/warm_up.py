@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from a2tgpo.callbacks.report import quoted
 from a2tgpo.system.overrides import carried
 from a2tgpo.system.signals import ending_on_signals
+from error_lines import one_line_errors
 from export import export
-from launch import ROOT, launch, one_line_errors, prepare_process
+from launch import ROOT, launch, prepare_process
 from train import fit, prepared_run
 
 NEEDED = ("seed", "threads", "data.module", "model.imitation", "trainer", "callbacks.checkpoint")
