@@ -44,8 +44,8 @@ def table(runs: Mapping[str, Sequence[Run]]) -> str:
 
     `mean` is the mean of all validations of a run but the start: how fast it learnt.
     """
-    lines = ["| success | seeds | " + " | ".join(FIGURES) + " | mean | clip fraction | minutes |"]
-    lines.append("|---" * (len(FIGURES) + 5) + "|")
+    rows = ["| success | seeds | " + " | ".join(FIGURES) + " | mean | clip fraction | minutes |"]
+    rows.append("|---" * (len(FIGURES) + 5) + "|")
     for method, members in runs.items():
         cells = [_spread(list(by_seed(members, key).values())) for key in FIGURES.values()]
         learnt = [[rate for i, rate in run.curve("val/success").items() if i] for run in members]
@@ -53,8 +53,8 @@ def table(runs: Mapping[str, Sequence[Run]]) -> str:
         cells.append(_spread([run.summary["update/clip_fraction"] for run in members]))
         cells.append(_spread([run.summary["seconds/total"] / 60 for run in members], digits=1))
         seeds = ", ".join(str(run.summary["seed"]) for run in members)
-        lines.append(f"| {method} | {seeds} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(f"| {method} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
 
 
 def _spread(values: list[float], digits: int = 3) -> str:

@@ -24,7 +24,8 @@ from a2tgpo.system.process import configure_process, precision_context
 from a2tgpo.training.module import A2TGPOModule
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
-from launch import ROOT, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import ROOT, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("questions", "data.module", "model.module")
 """What no table can do without, whatever `~` took away."""
@@ -63,7 +64,10 @@ def measure(overrides: list[str], own: bool) -> list[WrapperBeliefs]:
     with precision_context("cpu", config.trainer.precision):
         pairs = force(data.rollout, learner.policy, tasks)
         if pairs is None:
-            raise ValueError("data.tasks.train: questions without reference calls; expected some that have them")
+            raise ValueError(
+                "data.tasks.train: fewer than two questions with reference calls that can be played; expected some, "
+                "and one tool"
+            )
         made = [learner.answer_wrapper] if own else of_all_dialects(learner.answer_wrapper)
         return score_wrappers(learner.policy, pairs, made, learner.micro_batch_tokens, rounding(learner, pairs))
 

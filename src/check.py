@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from a2tgpo.system.signals import ending_on_signals
-from launch import ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("seed", "threads", "questions", "samples", "data.module", "model.module", "trainer.max_epochs")
 """What no check can do without, whatever `~` took away."""
@@ -28,20 +29,17 @@ def check(config: DictConfig) -> None:
     """Build the parts of the run, check them, print the report and leave it as JSON."""
     with one_line_errors():
         require_settings(config, NEEDED, splits=("train",))
-        import lightning
-        import torch  # here, because it takes seconds: what is wrong with the configuration is said before
+        import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
 
         from a2tgpo.check.actions import Ways
         from a2tgpo.check.check import Check
         from a2tgpo.evaluation.evaluate import move
         from a2tgpo.policies.checkpoint import load_weights
         from a2tgpo.system.files import write_json
-        from a2tgpo.system.process import configure_process, precision_context
+        from a2tgpo.system.process import configure_process, device_of, precision_context
 
         quiet_libraries()
-        device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("trainer.accelerator=gpu: no GPU is visible; expected one, or trainer=default for the CPU")
+        device = device_of(config.trainer.accelerator)
         configure_process(config.threads, keep_memory=device == "cpu")
         lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = instantiate(config.data.module, _convert_="all")

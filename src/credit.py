@@ -14,7 +14,8 @@ from rich.console import Console
 
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
-from launch import LIKE, ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import LIKE, ROOT, launch, prepare_process, quiet_libraries, require_settings
 
 if TYPE_CHECKING:
     from a2tgpo.oracle.forked import Forked
@@ -72,16 +73,12 @@ def kept(path: Path) -> "dict[str, Forked]":
 
 def fork(config: DictConfig) -> "Forked":
     """Forks of the policy of this configuration."""
-    import torch
-
     from a2tgpo.evaluation.evaluate import move
     from a2tgpo.oracle.forking import Forking
     from a2tgpo.policies.checkpoint import load_weights
-    from a2tgpo.system.process import precision_context
+    from a2tgpo.system.process import device_of, precision_context
 
-    device = "cuda" if config.trainer.accelerator == "gpu" else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator=gpu: no GPU is visible; expected one, or trainer=default for the CPU")
+    device = device_of(config.trainer.accelerator)
     data = instantiate(config.data.module, _convert_="all")
     policy = instantiate(config.model.policy, _convert_="all")
     if config.ckpt_path is not None:

@@ -14,7 +14,8 @@ from a2tgpo.evaluation.table import print_table
 from a2tgpo.rollouts.trajectory import Split, Task
 from a2tgpo.system.signals import ending_on_signals
 from a2tgpo.tasks.protocols import Tasks
-from launch import ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("seed", "threads", "device", "precision", "split", "samples", "data.module", "model.policy")
 """What no evaluation can do without, whatever `~` took away."""

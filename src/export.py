@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from launch import one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import prepare_process, quiet_libraries, require_settings
+from run_directories import CONFIG
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,7 +45,7 @@ def trained_policy(checkpoint: Path) -> "Policy":
 
     Raises ValueError where the configuration is missing, cannot work, or describes another architecture.
     """
-    path = checkpoint.resolve().parents[1] / "config.yaml"
+    path = checkpoint.resolve().parents[1] / CONFIG
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the checkpoint in the run directory it was written to")
     config = OmegaConf.load(path)

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from a2tgpo.retrievers.protocols import PassageRetriever
 from a2tgpo.retrievers.server import RetrievalServer
-from launch import ROOT, launch, one_line_errors, prepare_process, quiet_libraries, require_settings
+from error_lines import one_line_errors
+from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings
 
 prepare_process()
 

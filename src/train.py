@@ -14,17 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from a2tgpo.callbacks.report import print_report
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
-from launch import (
-    ROOT,
-    launch,
-    make_paths_absolute,
-    one_line_errors,
-    prepare_process,
-    quiet_libraries,
-    require_settings,
-    require_whole_iterations,
-    run_directory,
-)
+from error_lines import one_line_errors
+from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings, require_whole_iterations
+from run_directories import make_paths_absolute, run_directory
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -64,10 +56,10 @@ def prepared_run(config: DictConfig, needed: Sequence[str], splits: Sequence[str
     import lightning  # here, because it takes seconds: what is wrong with the configuration is said before
 
     from a2tgpo.system.checkpoint_io import require_resumable
-    from a2tgpo.system.process import configure_process
+    from a2tgpo.system.process import configure_process, device_of
 
     quiet_libraries()
-    configure_process(config.threads, keep_memory=config.trainer.accelerator == "cpu")
+    configure_process(config.threads, keep_memory=device_of(config.trainer.accelerator) == "cpu")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     if config.ckpt_path is not None:
         require_resumable(config.ckpt_path)

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from a2tgpo.callbacks.report import quoted
 from a2tgpo.system.overrides import carried
 from a2tgpo.system.signals import ending_on_signals
+from error_lines import one_line_errors
 from export import export
-from launch import ROOT, launch, one_line_errors, prepare_process
+from launch import ROOT, launch, prepare_process
 from train import fit, prepared_run
 
 NEEDED = ("seed", "threads", "data.module", "model.imitation", "trainer", "callbacks.checkpoint")
@@ -54,10 +55,9 @@ def _say_what_is_next(folder: Path) -> None:
 def _holds_for_training(override: str) -> bool:
     """Sizes, rates and lengths are the warm-up's own, and so is the model that it started from."""
     name = override.lstrip("+~")
-    is_of_policy = name.startswith(("model/policy", "model.policy"))
-    return not name.startswith(("data.module", "model.policy.path", "trainer.")) and (
-        is_of_policy or not name.startswith("model")
-    )
+    if name.startswith(("model/policy", "model.policy")):
+        return not name.startswith("model.policy.path")
+    return not name.startswith(("model", "data.module", "trainer."))
 
 
 if __name__ == "__main__":

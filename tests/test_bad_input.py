@@ -8,6 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import error_lines
 import eval as eval_entry_point
 import launch
 import train as train_entry_point
@@ -159,7 +160,7 @@ TRAIN = {
     ),
     "missing policy": (
         ["paths.policy_dir=/nowhere"],
-        "policy.path=/nowhere: expected a Hugging Face model folder",
+        "policy.path=/nowhere: no such folder; expected a Hugging Face model folder",
     ),
     "missing checkpoint": (
         ["ckpt_path=/nowhere/x/last.ckpt"],
@@ -245,7 +246,7 @@ def test_absent_accelerator_is_refused_in_one_line(last_words):
 
 
 def test_the_trace_is_shown_to_those_who_ask(composed, policy_dir, monkeypatch):
-    monkeypatch.setattr(launch, "_SHOW_TRACE", True)
+    monkeypatch.setattr(error_lines, "_SHOW_TRACE", True)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     config = composed("data.tasks.train_questions=0", *SMALL, f"paths.policy_dir={policy_dir}")
     with pytest.raises(ValueError, match=r"data\.tasks\.train_questions=0: expected"):

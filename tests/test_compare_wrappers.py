@@ -32,8 +32,8 @@ def test_of_wrappers_that_begin_alike_the_first_is_scored():
     assert len({before for before, _ in found}) == len(found)
 
 
-def test_questions_without_reference_calls_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"^data\.tasks\.train: questions without reference calls; expected some"):
+def test_a_question_that_has_no_other_beside_it_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^data\.tasks\.train: fewer than two questions with reference calls"):
         compare_wrappers.measure(["experiment=a2tgpo", "questions=1"], own=True)
 
 

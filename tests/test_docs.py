@@ -96,7 +96,7 @@ def test_commands_name_entry_points():
     assert (
         named
         == {"train", "eval", "serve", "export", "warm_up", "check", "credit"}
-        == {path.stem for path in (ROOT / "src").glob("*.py")} - {"launch"}
+        == {path.stem for path in (ROOT / "src").glob("*.py")} - {"launch", "run_directories", "error_lines"}
     )
 
 

@@ -8,13 +8,14 @@ import pytest
 from omegaconf import OmegaConf
 
 import launch
+import run_directories
 from tests.helpers.tiny_runs import ROOT, SMALL, finish, start
 
 
 @pytest.fixture
 def started(composed, tmp_path):
     """The kept configuration of a run of `experiment=a2tgpo` that has ended."""
-    with launch.run_directory(composed("experiment=a2tgpo")) as directory:
+    with run_directories.run_directory(composed("experiment=a2tgpo")) as directory:
         pass
     return directory / "config.yaml"
 
@@ -24,7 +25,7 @@ def resume(composed, started):
     """`resume(…)`: go on with that run under these overrides."""
 
     def enter(*overrides):
-        with launch.run_directory(composed(*overrides, f"ckpt_path={started.parent}/checkpoints/last.ckpt")):
+        with run_directories.run_directory(composed(*overrides, f"ckpt_path={started.parent}/checkpoints/last.ckpt")):
             pass
 
     return enter
@@ -83,7 +84,7 @@ def test_a_new_run_does_not_take_the_directory_of_another(composed, started):
     before = started.read_text()
     with (
         pytest.raises(ValueError, match="holds a run already; expected a new directory"),
-        launch.run_directory(composed("experiment=grpo")),
+        run_directories.run_directory(composed("experiment=grpo")),
     ):
         pass
     assert started.read_text() == before
@@ -107,7 +108,7 @@ def test_two_processes_do_not_write_to_one_run_directory(resume, started):
 def test_other_ranks_leave_the_directory_to_the_first(composed, started, monkeypatch, name):
     monkeypatch.setenv(name, "1")
     before = started.read_text()
-    with launch.run_directory(composed("experiment=grpo")) as directory:
+    with run_directories.run_directory(composed("experiment=grpo")) as directory:
         assert directory == started.parent
     assert started.read_text() == before
 
@@ -117,12 +118,12 @@ def test_a_checkpoint_elsewhere_is_refused(started, tmp_path):
     lonely.parent.mkdir(parents=True)
     lonely.write_bytes(b"")
     with pytest.raises(ValueError, match="expected the checkpoint in the run directory it was written to") as error:
-        launch.run_dir(str(lonely), "train", str(tmp_path))
+        run_directories.run_dir(str(lonely), "train", str(tmp_path))
     assert f"there is no {tmp_path}/far/config.yaml" in str(error.value)
     inside = started.parent / "checkpoints" / "last.ckpt"
     inside.parent.mkdir()
     inside.write_bytes(b"")
-    assert launch.run_dir(str(inside), "train", str(tmp_path)) == str(started.parent)
+    assert run_directories.run_dir(str(inside), "train", str(tmp_path)) == str(started.parent)
 
 
 def test_paths_are_kept_whole(composed, tmp_path, monkeypatch):
@@ -136,7 +137,7 @@ def test_paths_are_kept_whole(composed, tmp_path, monkeypatch):
         "data.tasks.val=[part*.jsonl,owner/name@val]",
         "data.tasks.test=owner/name",
     )
-    launch.make_paths_absolute(config)
+    run_directories.make_paths_absolute(config)
     assert (
         config.model.module.policy.path == f"{tmp_path}/qwen" and config.data.tasks.train == f"{tmp_path}/train.jsonl"
     )

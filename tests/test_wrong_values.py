@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import launch
 from a2tgpo.rollouts.trajectory import Task
 from a2tgpo.system.limit_table import LIMITS
+from error_lines import tell
 from tests.helpers.tiny_runs import ROOT
 from tests.helpers.yaml_keys import CONFIGS, FILES, NUMBERS
 from tests.test_configs import LARGE, NOT_BUILT, choose
@@ -74,7 +75,7 @@ def hold(composed, policy_dir):
         try:
             build(config, key)
         except (InstantiationException, ValueError) as error:  # it does not go with another value of its node
-            said = launch._tell(error)
+            said = tell(error)
             assert said.startswith(key.rpartition(".")[0]) and ("expected" in said or "should be" in said), said
 
     return try_out

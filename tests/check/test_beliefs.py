@@ -52,10 +52,14 @@ def test_figures_by_the_length_of_the_answer():
 
 
 def test_pairs_are_of_all_turns_of_a_question_and_unlike_in_nats():
-    """Own gains 0.1 and 0.3, or ln 2 and ln 2.5; others' 0.05 and 0.15, or ln 1.5 and ln 2."""
-    row = made(THOUGHT, [[0.1, 0.2, 0.5]], [[0.1, 0.15, 0.3]], [2]).row([0])
-    assert row["pairs_prob"] == 3 / 4
-    assert row["pairs_log_prob"] == pytest.approx(3.5 / 4, abs=0.126)  # a tie up to rounding counts as any of the two
+    """Own gains 0.1 and 0.3, or ln 2 and ln 2.5; others' 0.05 and 0.13, or ln 1.5 and ln 1.87."""
+    row = made(THOUGHT, [[0.1, 0.2, 0.5]], [[0.1, 0.15, 0.28]], [2]).row([0])
+    assert (row["pairs_prob"], row["pairs_log_prob"]) == (3 / 4, 1.0)
+
+
+def test_a_pair_of_equal_gains_is_half_right():
+    row = made(THOUGHT, [[0.25, 0.5]], [[0.25, 0.5]], [2]).row([0])
+    assert (row["pairs_prob"], row["pairs_log_prob"]) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +121,17 @@ def test_forced_calls_are_played_with_the_real_tools_and_told_apart(composed, ra
         assert len(own.before) == 6 and own.before.isfinite().all()
 
 
-def test_questions_without_reference_calls_are_not_forced(composed, random_policy):
+def test_calls_are_forced_of_one_tool_whichever_it_is_and_of_two_questions_or_more(composed, random_policy):
     data = instantiate(composed("experiment=a2tgpo", "data=calculator").data.module, _convert_="all")
     tasks = [data.tasks.split(Split.TRAIN)[n] for n in range(4)]
-    known = force(data.rollout, random_policy, tasks)
-    assert (known is None) == (not tasks[0].reference_calls)
+    assert force(data.rollout, random_policy, tasks).tasks == tasks
+    assert force(data.rollout, random_policy, tasks[:1]) is None
+    assert force(data.rollout, random_policy, [replace(task, reference_calls=()) for task in tasks]) is None
+
+
+def test_calls_that_may_be_of_either_of_two_tools_are_not_forced(composed, random_policy):
+    calculator = "{_target_:a2tgpo.environments.tools.calculator.calculate,_partial_:true}"
+    config = composed("experiment=a2tgpo", f"+data.environment.tools.calculator={calculator}")
+    data = instantiate(config.data.module, _convert_="all")
+    tasks = [data.tasks.split(Split.TRAIN)[n] for n in range(4)]
+    assert force(data.rollout, random_policy, tasks) is None

@@ -14,8 +14,7 @@ from a2tgpo.environments.passages import PassageLayout
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
 from a2tgpo.retrievers.corpus_bm25 import CorpusBM25
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from tests.helpers.experiments import CONFIGS
 
 
 def settings(file: str, part: str | None = None) -> dict[str, Any]:

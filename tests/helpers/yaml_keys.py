@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from tests.helpers.experiments import CONFIGS
 
 
 def leaves(node: Mapping[str, Any], under: str) -> Iterator[tuple[str, Any]]:

@@ -29,7 +29,8 @@ def called(*overrides):
 @pytest.mark.slow
 def test_forks_of_a_run_are_played_kept_and_judged_again(tmp_path):
     process = start("train.py", "experiment=grpo", *BRIEF, f"hydra.run.dir={tmp_path / 'run'}")
-    assert finish(process, timeout=280) and process.returncode == 0
+    _, err = finish(process, timeout=280)
+    assert process.returncode == 0, err
     kept = f"save={tmp_path / 'forks.npz'}"
     code, out, err = called(f"run={tmp_path / 'run'}", *FEW, kept, f"hydra.run.dir={tmp_path / 'first'}")
     assert code == 0 and out.startswith("run: prompts 2, trajectories 4, turns "), err
@@ -51,12 +52,17 @@ def test_forks_of_a_run_are_played_kept_and_judged_again(tmp_path):
         ("frozen=nowhere.npz", "error: nowhere.npz: No such file or directory"),
         ("continuations=2", "error: continuations=2: expected an integer >= 4"),
         ("run=nowhere", "error: like=nowhere: there is no nowhere/.hydra/hydra.yaml"),
-        ("model/credit=fork_value", ""),
     ],
 )
 def test_what_cannot_work_is_one_line(tmp_path, override, message):
     code, _, err = called(override, f"hydra.run.dir={tmp_path}")
-    if message:
-        assert code == 1 and err.startswith(message) and err.count("\n") == 1, err
-    else:
-        assert code == 0, err
+    assert code == 1 and err.startswith(message) and err.count("\n") == 1, err
+
+
+@pytest.mark.slow
+def test_a_credit_made_of_forks_is_the_control_of_that_name(tmp_path):
+    code, _, err = called("model/credit=fork_value", f"hydra.run.dir={tmp_path}")
+    assert code == 0, err
+    for report in json.loads((tmp_path / "credit.json").read_text()).values():
+        credits = report["credits"]
+        assert credits["a2tgpo model/credit=fork_value"] == credits["half of the forks"]

@@ -1,9 +1,9 @@
-"""Settings of the process: CPU threads."""
+"""Settings of the process: CPU threads, the device of a trainer."""
 
 import pytest
 import torch
 
-from a2tgpo.system.process import configure_process
+from a2tgpo.system.process import configure_process, device_of
 from a2tgpo.system.settings import require
 
 
@@ -37,3 +37,22 @@ def test_no_number_of_threads_is_refused(setting):
         ValueError, match=r"^threads=.*: expected a number of processors of this machine >= 1 .* or auto$"
     ):
         require("threads", setting)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "devices"),
+    [
+        (False, False, {"cpu": "cpu", "auto": "cpu"}),
+        (True, False, {"cpu": "cpu", "auto": "cuda", "gpu": "cuda", "cuda": "cuda"}),
+        (False, True, {"cpu": "cpu", "auto": "mps", "gpu": "mps", "mps": "mps"}),
+    ],
+)
+def test_the_device_is_that_of_the_trainer_or_an_error(monkeypatch, cuda, mps, devices):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.mps, "is_available", lambda: mps)
+    for accelerator in ("cpu", "gpu", "cuda", "mps", "auto"):
+        if accelerator in devices:
+            assert device_of(accelerator) == devices[accelerator]
+        else:
+            with pytest.raises(ValueError, match=f"^trainer.accelerator={accelerator}: no GPU is visible; expected"):
+                device_of(accelerator)

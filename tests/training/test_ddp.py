@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import launch
+import run_directories
 import train
 from a2tgpo.system import distributed
 from tests.helpers.shipped import pretrained_policy
@@ -202,14 +202,14 @@ def test_every_prompt_goes_to_one_rank_and_every_mini_batch_to_all(monkeypatch, 
 
 def test_tasks_of_a_slurm_step_share_a_run_directory(monkeypatch, tmp_path):
     step = {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "16"}
-    alone = [launch.run_dir(None, "train", str(tmp_path)) for _ in range(2)]
+    alone = [run_directories.run_dir(None, "train", str(tmp_path)) for _ in range(2)]
     assert alone[0] != alone[1]
     for name, value in step.items():
         monkeypatch.setenv(name, value)
-    names = [Path(launch.run_dir(None, "train", str(tmp_path))).name for _ in range(2)]
+    names = [Path(run_directories.run_dir(None, "train", str(tmp_path))).name for _ in range(2)]
     assert names == ["slurm-4711-0"] * 2
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # the scheduler started the job once more
-    assert Path(launch.run_dir(None, "train", str(tmp_path))).name == "slurm-4711-0-1"
+    assert Path(run_directories.run_dir(None, "train", str(tmp_path))).name == "slurm-4711-0-1"
 
 
 def test_documented_commands_compose(composed):

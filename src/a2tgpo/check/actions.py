@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from a2tgpo.check.findings import Finding, Verdict
+from a2tgpo.check.findings import Finding, Verdict, graded
 from a2tgpo.rollouts.trajectory import CallResult, StopReason, Trajectory
 
 FEW, MANY = 0.1, 0.5
@@ -33,11 +33,6 @@ def actions(trajectories: Sequence[Trajectory], ways: Ways) -> Iterator[Finding]
     yield from _results(trajectories)
 
 
-def graded(share: float, few: float = FEW, many: float = MANY) -> Verdict:
-    """The verdict on a share of what should be."""
-    return Verdict.GOOD if share >= many else Verdict.DOUBTFUL if share >= few else Verdict.BAD
-
-
 def _form(trajectories: Sequence[Trajectory], ways: Ways) -> Finding:
     actions = sum(len(t.turns) for t in trajectories)
     well_formed = sum(t.well_formed_actions for t in trajectories)
@@ -46,7 +41,7 @@ def _form(trajectories: Sequence[Trajectory], ways: Ways) -> Finding:
     empty = sum(not turn.action_text.strip() for t in trajectories for turn in t.turns)
     if empty:
         says += f"; {empty} say nothing at all"
-    verdict = graded(kept)
+    verdict = graded(kept, FEW, MANY)
     figures = {"actions": actions, "well_formed": well_formed, "episodes": kept, "empty": empty}
     return Finding("form", verdict, says, "" if verdict is Verdict.GOOD else ways.to_the_form, figures)
 
@@ -54,7 +49,7 @@ def _form(trajectories: Sequence[Trajectory], ways: Ways) -> Finding:
 def _calls(trajectories: Sequence[Trajectory], ways: Ways) -> Finding:
     calling = sum(any(turn.calls for turn in t.turns) for t in trajectories) / len(trajectories)
     answering = sum(t.stop is StopReason.ANSWERED for t in trajectories) / len(trajectories)
-    verdict = min(graded(calling), graded(answering), key=[Verdict.BAD, Verdict.DOUBTFUL, Verdict.GOOD].index)
+    verdict = graded(min(calling, answering), FEW, MANY)
     says = f"{calling:.0%} of the episodes call a tool, {answering:.0%} answer; only turns with a result have a gain"
     mend = "" if verdict is Verdict.GOOD else ways.to_the_form
     return Finding("calls and answers", verdict, says, mend, {"calling": calling, "answering": answering})
@@ -88,5 +83,6 @@ def _results(trajectories: Sequence[Trajectory]) -> Iterator[Finding]:
     known = [turn.useful for t in trajectories for turn in t.turns if turn.useful is not None]
     if known:
         says += f"; {sum(known) / len(known):.0%} of the turns bring something useful that is new"
-    mend = "" if len(found) >= MANY * len(calls) else "data.retriever…, data.environment.tools…"
-    yield Finding("results", graded(len(found) / len(calls)), says, mend, {"calls": len(calls), "found": len(found)})
+    verdict = graded(len(found) / len(calls), FEW, MANY)
+    mend = "" if verdict is Verdict.GOOD else "data.retriever…, data.environment.tools…"
+    yield Finding("results", verdict, says, mend, {"calls": len(calls), "found": len(found)})

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from a2tgpo.check.actions import graded
-from a2tgpo.check.findings import Finding, Verdict
+from a2tgpo.check.findings import Finding, Verdict, graded
 from a2tgpo.check.forced import Pairs
 from a2tgpo.method.normalizers.turn_group import TurnGroup
 from a2tgpo.method.signals.information_gain import InformationGain
@@ -144,7 +143,7 @@ def beliefs(found: Sequence[WrapperBeliefs], gain: str, resolution: float) -> It
     table = own.by_length()
     says = "after its own reference calls the belief in the answer is above that after another's in "
     says += ", ".join(f"{row['ranked']:.0%} of {row['questions']} questions ({name})" for name, row in table.items())
-    figures = {str(beliefs.wrapper): beliefs.by_length() for beliefs in found}
+    figures = {str(one.wrapper): one.by_length() for one in found}
     yield Finding("ranking", graded(own.ranked, CHANCE, SURE), says, "", figures)
     best = max(others, key=lambda other: other.ranked, default=own)
     if best.ranked > own.ranked + 0.1:

@@ -12,11 +12,12 @@ from a2tgpo.check.actions import Ways, actions
 from a2tgpo.check.beliefs import beliefs, score_wrappers, wrappers
 from a2tgpo.check.borders import borders
 from a2tgpo.check.cost import Timed, checkpointing, cost, one_thread
-from a2tgpo.check.credit import first_ratio, resolution_of, rounding, spread
+from a2tgpo.check.credit import first_ratio, gain_of, resolution_of, rounding, spread
 from a2tgpo.check.findings import Finding, Report, Verdict
 from a2tgpo.check.forced import force
 from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.policies.policy import Policy
+from a2tgpo.rollouts.start import TRAINING_NOISE
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, micro_batches
 from a2tgpo.training.datamodule import RolloutDataModule
@@ -48,7 +49,7 @@ class Check:
             self.data.rollout.require_prompts_fit(policy, tasks)
             self.learner.require_context_length(tasks, self.data.rollout.max_sequence_tokens)
             began = time.perf_counter()
-            key = (self.data.seed, 0)
+            key = (self.data.seed, TRAINING_NOISE)
             played = self.data.rollout.run(policy, list(enumerate(tasks)), self.samples, key, greedy=False)
             rollout = time.perf_counter() - began
             findings = [*actions(played, self.ways), *self._borders(tasks[0]), *self._credit(tasks, played, rollout)]
@@ -78,7 +79,7 @@ class Check:
         yield first_ratio(moved, learner.metrics["policy/rollout_gap_max"])
         parameters = sum(p.numel() for p in learner.model.parameters())
         trained = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
-        yield from checkpointing(getattr(learner.model, "is_activation_checkpointing", False), parameters)
+        yield from checkpointing(learner.model.is_activation_checkpointing, parameters)
         if learner.device.type == "cpu":
             yield from one_thread(torch.get_num_threads(), os.cpu_count(), parameters)
         timed = Timed(rollout, len(played), scoring, int(batch.lengths.sum()), update, tokens, measuring)
@@ -91,13 +92,13 @@ class Check:
             return
         pairs = force(self.data.rollout, learner.policy, tasks)
         if pairs is None:
-            says = "the questions do not say how they are answered, so whether the gain ranks calls is not known"
+            says = "fewer than two questions have calls that can be forced: whether the gain ranks calls is not known"
             yield Finding("ranking", Verdict.DOUBTFUL, says, "a question file that says what its answers rest on")
             return
         made = wrappers(learner.answer_wrapper)
         found = score_wrappers(learner.policy, pairs, made, learner.micro_batch_tokens, noise)
         resolution = resolution_of(learner.method, noise, float(found[0].before.exp().median()))
-        yield from beliefs(found, getattr(learner.method.signal, "gain", ""), resolution)
+        yield from beliefs(found, gain_of(learner.method), resolution)
 
     def _step(self, batch: RolloutBatch) -> tuple[Movement, float, int]:
         """Loss and gradient of the first micro-batch of an optimizer step; seconds and tokens of it."""

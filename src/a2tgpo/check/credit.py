@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from a2tgpo.check.findings import Finding, Verdict
+from a2tgpo.check.findings import Finding, Verdict, graded
 from a2tgpo.method.functional import FLOAT32_ROUNDING, NOISE_WIDTH
 from a2tgpo.method.method import Method
 from a2tgpo.rollouts.trajectory import Trajectory
@@ -17,11 +17,25 @@ OUTSIDE = 0.01
 
 def resolution_of(method: Method, noise: float, belief: float) -> float:
     """From which difference on gains count; where they are differences of probabilities, at beliefs of this size."""
-    setting = getattr(getattr(method.credit, "normalizer", None), "resolution", 0.0)
-    if setting != "auto":
-        return float(setting)
-    scale = belief if getattr(method.signal, "gain", "") == "prob" else 1.0
-    return max(FLOAT32_ROUNDING, NOISE_WIDTH * noise * scale)
+    setting = _setting(method)
+    if setting == "auto":
+        return max(FLOAT32_ROUNDING, NOISE_WIDTH * noise * _scale(method, belief))
+    return float(setting or 0.0)
+
+
+def _setting(method: Method) -> float | str | None:
+    """`model.normalizer.resolution`; None for a credit without a normalizer, or with one that has none."""
+    return getattr(getattr(method.credit, "normalizer", None), "resolution", None)
+
+
+def _scale(method: Method, belief: float) -> float:
+    """What a gain changes by where a belief of this size changes by a nat."""
+    return belief if gain_of(method) == "prob" else 1.0
+
+
+def gain_of(method: Method) -> str:
+    """`model.signal.gain`; empty for a signal that is no change of a belief."""
+    return getattr(method.signal, "gain", "")
 
 
 def spread(trajectories: Sequence[Trajectory], batch: RolloutBatch) -> Iterator[Finding]:
@@ -37,7 +51,7 @@ def spread(trajectories: Sequence[Trajectory], batch: RolloutBatch) -> Iterator[
         f"of {len(whole)} groups {outcomes} have different outcomes, {gains} different gains, {taught} teach something"
     )
     share = taught / max(len(whole), 1)
-    verdict = Verdict.GOOD if share >= MANY else Verdict.DOUBTFUL if share >= FEW else Verdict.BAD
+    verdict = graded(share, FEW, MANY)
     figures = {"groups": len(whole), "outcomes": outcomes, "gains": gains, "taught": taught}
     mend = "" if verdict is Verdict.GOOD else "easier questions, data.module.group_size=…, or a policy that acts"
     yield Finding("spread", verdict, says, mend, figures)
@@ -57,17 +71,17 @@ def rounding(batch: RolloutBatch, noise: float, method: Method) -> Iterator[Find
         if noise
         else "beliefs are computed in float32"
     )
-    setting = getattr(getattr(method.credit, "normalizer", None), "resolution", None)
-    told = f"; resolution {setting}"
-    says += f"{told}, about {resolution:.2g}" if setting == "auto" else told if setting is not None else ""
-    scale = middle if getattr(method.signal, "gain", "") == "prob" else 1.0
+    setting = _setting(method)
+    if setting is not None:
+        says += f"; resolution {setting}" + (f", about {resolution:.2g}" if setting == "auto" else "")
     hidden = float((gains <= resolution).float().mean())
     verdict, mend = Verdict.GOOD, ""
-    if setting not in ("auto", None) and noise and float(setting) < noise * scale:
+    if setting not in ("auto", None) and noise and float(setting) < noise * _scale(method, middle):
         verdict, mend = Verdict.BAD, "model.normalizer.resolution=auto"
         says += ": rounding gets credit as if it were gain"
     elif noise and hidden > 0.5:
-        verdict, mend = Verdict.DOUBTFUL, "model.signal.gain=log_prob" if scale != 1.0 else "model.policy.dtype=float32"
+        verdict = Verdict.DOUBTFUL
+        mend = "model.signal.gain=log_prob" if gain_of(method) == "prob" else "model.policy.dtype=float32"
         says += f"; {hidden:.0%} of the gains are below it"
     yield Finding("rounding", verdict, says, mend, {"noise": noise, "typical": typical, "resolution": resolution})
 

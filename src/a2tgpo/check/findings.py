@@ -20,6 +20,11 @@ class Verdict(StrEnum):
     """The run would learn nothing, or something wrong."""
 
 
+def graded(share: float, few: float, many: float) -> Verdict:
+    """The verdict on a share of what should be: bad below `few`, good from `many` on."""
+    return Verdict.GOOD if share >= many else Verdict.DOUBTFUL if share >= few else Verdict.BAD
+
+
 STYLE = {Verdict.GOOD: "green", Verdict.DOUBTFUL: "yellow", Verdict.BAD: "bold red"}
 
 

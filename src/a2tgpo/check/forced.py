@@ -22,7 +22,8 @@ class Pairs:
 
 
 def force(rollout: Rollout, policy: Policy, tasks: Sequence[Task]) -> Pairs | None:
-    """Play them with the real tools; None where fewer than two tasks know their reference calls."""
+    """Play them with the real tools. None where fewer than two tasks have reference calls that could be played: the
+    environment must have one tool, whose calls they are, and both episodes of a task a result."""
     episodes = {task.task_id: rollout.environment(task) for task in tasks if task.reference_calls}
     known = [task for task in tasks if isinstance(episodes.get(task.task_id), ToolUse)]
     known = [task for task in known if len(episodes[task.task_id].schemas) == 1]

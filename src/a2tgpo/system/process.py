@@ -28,6 +28,21 @@ def configure_process(threads: int | str, keep_memory: bool = False) -> None:
         libc.mallopt(_M_TOP_PAD, 2**28)
 
 
+def device_of(accelerator: str) -> str:
+    """The type of the device that `trainer.accelerator` stands for: cpu, cuda or mps.
+
+    Raises ValueError where there is none of the kind.
+    """
+    gpus = [name for name, backend in (("cuda", torch.cuda), ("mps", torch.mps)) if backend.is_available()]
+    kinds = {"cpu": ["cpu"], "gpu": gpus, "auto": [*gpus, "cpu"]}
+    found = kinds.get(accelerator, [name for name in gpus if name == accelerator])
+    if not found:
+        raise ValueError(
+            f"trainer.accelerator={accelerator}: no GPU is visible; expected one, or trainer=default for the CPU"
+        )
+    return found[0]
+
+
 def precision_context(device: str | torch.device, precision: str) -> torch.autocast:
     """What training with this `precision` computes in; each weight is cast once for as long as the context lasts.
 
