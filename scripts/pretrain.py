@@ -273,13 +273,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--steps", type=int, help="instead of the preset's number")
-    parser.add_argument("--start", type=Path, help="a policy to go on from, instead of the preset's")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     preset = PRESETS[arguments.preset]
-    preset = replace(preset, start=arguments.start or preset.start)
     steps, start = arguments.steps or preset.steps, weights_hash(preset.start) if preset.start else None
     tokenizer = build_tokenizer(preset.pieces)
     model = build_model(preset.start, tokenizer)

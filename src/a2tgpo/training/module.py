@@ -165,5 +165,5 @@ class A2TGPOModule(PolicyModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Raises ValueError where the checkpoint belongs to another architecture."""
         super().on_load_checkpoint(checkpoint)
-        self.log_gain_noise = checkpoint.get("log_gain_noise")
-        self.credit_memory = checkpoint.get("credit_memory", {})
+        self.log_gain_noise = checkpoint["log_gain_noise"]
+        self.credit_memory = checkpoint["credit_memory"]
