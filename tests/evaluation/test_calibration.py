@@ -34,7 +34,7 @@ def test_states_are_those_between_results_with_the_posterior_of_what_was_seen(ra
     assert [(state.kind, state.results) for state in states] == [("narrowing", n) for n in range(4)]
     seen = [posterior(world, TASK, TASK.evidence[:n], SIZE.objects)[TASK.answers[0]] for n in range(4)]
     assert [state.posterior for state in states] == seen
-    assert seen[0] == pytest.approx(1 / 18) and seen[3] == 1.0 and seen == sorted(seen)
+    assert seen[0] == pytest.approx(1 / SIZE.film) and seen[3] == 1.0 and seen == sorted(seen)
     assert [passages_seen(world, trajectory, n) for n in range(4)] == [set(TASK.evidence[:n]) for n in range(4)]
 
 

@@ -662,7 +662,7 @@ REFUSED = [
     ),
     ({"temperature": 0}, r"model\.policy\.temperature=0: expected a number >= 0.01 and <= 100"),
     ({"top_p": 0}, r"model\.policy\.top_p=0: expected a number > 0 and <= 1"),
-    ({"path": "/nowhere"}, r"model\.policy\.path=/nowhere: expected a Hugging Face model folder"),
+    ({"path": "/nowhere"}, r"model\.policy\.path=/nowhere: no such folder; expected a Hugging Face model folder"),
     ({"lora": LoraConfig(lora_dropout=0.1)}, r"model\.policy\.lora\.lora_dropout=0\.1: expected 0"),
 ]
 
