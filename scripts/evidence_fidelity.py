@@ -6,6 +6,7 @@ Every method of docs/evidence/plan.yaml is held against the forks of preset=cred
 has; `scripts/evidence_report.py` sets that beside what training gained.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from a2tgpo.system.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FIDELITY = ROOT / "docs" / "evidence" / "fidelity.json"
-FORKS = "credit-*.npz"
+FORKS = ("credit-start", "credit-middle", "credit-late")
 SETTING = "mixed"
 """Of the plan: the task that was forked."""
 FIGURES = ("search or answer", "correlation within trajectories", "reciprocal rank", "conservation")
@@ -42,14 +43,18 @@ def methods(plan: Plan) -> tuple[dict[str, Method], int]:
     return made, config.data.module.prompts_per_iteration
 
 
-def fidelities(judge: Judge, made: dict[str, Method]) -> dict[str, dict[str, list[float]]]:
-    """[figure, standard error] of each method: the whitened cosine less that of RLOO, and those of `FIGURES`."""
+def fidelities(judge: Judge, made: dict[str, Method]) -> dict[str, dict[str, list[float] | None]]:
+    """[figure, standard error] of each method, the whitened cosine less that of RLOO and those of `FIGURES`; None where
+    a figure is not known."""
     rloo = judge.fidelity(judge.credit(CONTROLS[RLOO]))
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, list[float] | None]] = {}
     for name, method in made.items():
         own = judge.fidelity(judge.credit(method))
         figures = {LESS: own.less(rloo)} | {figure: own.figures[figure] for figure in FIGURES}
-        found[name] = {figure: [round(f.value, 4), round(f.error, 4)] for figure, f in figures.items()}
+        found[name] = {
+            figure: [round(f.value, 4), round(f.error, 4)] if math.isfinite(f.value) else None
+            for figure, f in figures.items()
+        }
     return found
 
 
@@ -77,7 +82,7 @@ def main() -> None:
     """Command line."""
     made, batch_prompts = methods(Plan.read(PLAN))
     frozen = ROOT / "src" / "a2tgpo" / "oracle" / "frozen"
-    judges = {path.stem: Judge(read_forks(path), batch_prompts) for path in sorted(frozen.glob(FORKS))}
+    judges = {name: Judge(read_forks(frozen / f"{name}.npz"), batch_prompts) for name in FORKS}
     found = {
         name: {"methods": fidelities(judge, made), "depths": depths(judge, made["a2tgpo"])}
         for name, judge in judges.items()

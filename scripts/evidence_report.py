@@ -121,8 +121,8 @@ def fidelity_section(plan: Plan, results: Mapping[str, Any], fidelity: Mapping[s
     return ["## fidelity", about + f"Kendall's τ of the two: {', '.join(agreement)}.", "\n".join(lines)]
 
 
-def _cell(figure: Sequence[float]) -> str:
-    return "{:+.3f} ± {:.3f}".format(*figure)
+def _cell(figure: Sequence[float] | None) -> str:
+    return "–" if figure is None else "{:+.3f} ± {:.3f}".format(*figure)
 
 
 def figures_section(fidelity: Mapping[str, Any]) -> list[str]:

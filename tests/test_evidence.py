@@ -132,7 +132,8 @@ def test_fidelity_beside_training_by_hand(plan_file, tmp_path):
     )  # two pairs agree, one does not
     assert "| a2tgpo | +0.200 ± 0.050 | 2 | 0.600 ± 0.141 |" in table and "untrained" not in table
     assert (tmp_path / "fidelity.png").stat().st_size > 0
+    figures["c"]["sign"] = None
     others, _, turns = evidence_report.figures_section(fidelity)
-    assert "| untrained | +0.500 ± 0.100 |" in others and "| 2 | -0.5 |" in turns
+    assert "| untrained | +0.500 ± 0.100 |" in others and "| c | – |" in others and "| 2 | -0.5 |" in turns
     few = {"start": {"methods": {method: figures[method] for method in ("a2tgpo", "grpo")}, "depths": depths}}
     assert evidence_report.fidelity_section(plan, results, few, tmp_path / "none.png") == []
