@@ -120,8 +120,9 @@ def train(plan: Plan, block: Sequence[Run], logs: Path) -> list[tuple[Run, dict[
         shutil.rmtree(directory / str(run.seed), ignore_errors=True)  # of one that was cut off
     overrides = [*plan.methods[first.method], *plan.settings[first.setting]]
     seeds = "seed=" + ",".join(str(run.seed) for run in block)
+    no_end = "~callbacks.nothing_learned"  # a run that collapses is a result
     sweep = (f"hydra.sweep.dir={directory}", "hydra.sweep.subdir=${seed}", "logger=none", seeds)
-    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *overrides, *sweep]
+    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *overrides, no_end, *sweep]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "output.log").open("a") as log:

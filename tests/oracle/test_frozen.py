@@ -39,13 +39,16 @@ def tabled(heading):
 def test_compositions_score_as_the_documents_say(composed):
     head, rows = tabled("Compositions that ship")
     assert len(rows) >= 8
-    judges = [Judge(read_forks(Path(FROZEN[0]).with_name(f"{name}.npz")), BATCH_PROMPTS) for name in head[1:]]
-    rloo = [judge.fidelity(judge.credit(CONTROLS[RLOO])) for judge in judges]
+    sets = [read_forks(Path(FROZEN[0]).with_name(f"{name}.npz")) for name in head[1:]]
     for name, said in rows:
+        words = [] if name == RLOO else name.split()
+        config = composed(*words, config_name="credit")
+        judges = [Judge(forked, config.batch_prompts) for forked in sets]
+        rloo = [judge.fidelity(judge.credit(CONTROLS[RLOO])) for judge in judges]
         if name == RLOO:
             found = [fidelity.figures["whitened cosine"].value for fidelity in rloo]
         else:
-            method = instantiate(composed(*name.split()).model.method, _convert_="all")
+            method = instantiate(config.model.method, _convert_="all")
             found = [j.fidelity(j.credit(method)).less(own).value for j, own in zip(judges, rloo, strict=True)]
         assert found == pytest.approx(said, abs=ROUNDING), name
 
