@@ -43,7 +43,7 @@ function beliefChart(trajectories, solved, chosen) {
       svg("title", {}, `trajectory ${t.sample}: ${t.belief.map(digits).join(" → ")}`),
       svg("polyline", { class: `curve ${look}`, points: t.belief.map((b, s) => `${x(s)},${y(b)}`).join(" ") }),
       t.belief.map((b, s) => svg("circle", { class: look, cx: x(s), cy: y(b), r: i === chosen ? 4 : 2.5 })),
-      i === chosen ? svg("text", { x: x(t.belief.length - 1) + 7, y: y(t.belief.at(-1)) + 4 }, `trajectory ${t.sample}`) : null);
+      i === chosen ? svg("text", { x: x(t.belief.length - 1) + 6, y: y(t.belief.at(-1)) - 6 }, `trajectory ${t.sample}`) : null);
   });
   const ticks = [...Array(states).keys()].map((s) =>
     svg("text", { x: x(s), y: height - 8, "text-anchor": "middle" }, s ? `after turn ${s}` : "question"));

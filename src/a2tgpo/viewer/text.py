@@ -68,8 +68,7 @@ def arithmetic(
             yield f"belief   {_n(before)} → {_n(after)}"
         group = f"mean {_n(column['mean'])}, σ {_n(column['std'])}, n {column['n']}"
         yield f"gain     ig = {_n(turn['gain'])}; turn group: {group}"
-        how = "(ig − mean) / σ" if made_of.normalizer == "TurnGroup" else made_of.normalizer or made_of.credit
-        yield f"         îg = {how} = {_n(turn['normalized_gain'])}"
+        yield f"         îg = {_normalised(turn, column, made_of)}"
         if turn["d"] is not None:
             yield f"to come  D = {_n(turn['d'])} over n = {turn['n']} gains"
     else:
@@ -85,6 +84,17 @@ def arithmetic(
     if turn["useful"] is not None:
         yield f"useful   {'yes' if turn['useful'] else 'no'}"
     yield from (f"failed   {plain(call['tool'])}: {plain(call['why'])}" for call in turn["calls"] if call["why"])
+
+
+def _normalised(turn: Mapping[str, Any], column: Mapping[str, Any], made_of: Composition) -> str:
+    value = _n(turn["normalized_gain"])
+    if made_of.normalizer != "TurnGroup":
+        return f"{value}, by {made_of.normalizer or made_of.credit}"
+    if column["n"] == 1:
+        return f"{value}, as nobody else has a gain at this turn"
+    if turn["normalized_gain"] == 0 and abs(turn["gain"] - column["mean"]) > 0.01 * column["std"]:
+        return f"{value}, as the gains differ by less than model.normalizer.resolution"
+    return f"(ig − mean) / σ = {value}"
 
 
 def plain(text: str) -> str:

@@ -48,7 +48,9 @@ function drawPrompts() {
   const among = words ? run.groups.filter((g) => g.words.includes(words)) : of(state.group.iteration);
   const by = SORTS[at("sort").value].by;
   const found = among.filter(FILTERS[at("filter").value].keep).sort((a, b) => by(a) - by(b));
-  replace("prompt-rows", found.slice(0, MOST_ROWS).map((g) => promptRow(g, g === state.group, words !== "", () => openGroup(g))));
+  replace("prompt-rows", found.slice(0, MOST_ROWS).map((g) => promptRow(g, g === state.group, words !== "", () => { openGroup(g); focusOn("grid"); })));
+  const box = at("prompt-rows").closest(".scroll"), row = at("prompt-rows").querySelector(".chosen");
+  if (row && (row.offsetTop < box.scrollTop || row.offsetTop > box.scrollTop + box.clientHeight - 40)) box.scrollTop = row.offsetTop - 60;
   at("prompt-count").textContent = `${found.length} of ${among.length} prompts${found.length > MOST_ROWS ? `, the first ${MOST_ROWS} shown` : ""}`;
 }
 
@@ -73,10 +75,15 @@ function drawTurn() {
     arithmeticTable(steps(trajectory, turn, group.columns[turn], made)));
 }
 
+/** What was drawn anew has lost the focus: give it to the turn that is looked at. */
+function focusOn(id) {
+  at(id).querySelector("button[aria-current]").focus();
+}
+
 /** Look at a turn; what does not exist is brought to the nearest that does. */
 function open(group, row, turn) {
   const other = group !== state.group, elsewhere = group.iteration !== state.group?.iteration;
-  const inGrid = at("grid").contains(document.activeElement);
+  const focused = ["grid", "texts"].find((id) => at(id).contains(document.activeElement));
   state.group = group;
   state.row = Math.max(0, Math.min(row, group.trajectories.length - 1));
   state.turn = Math.max(0, Math.min(turn, group.trajectories[state.row].turns.length - 1));
@@ -84,7 +91,7 @@ function open(group, row, turn) {
   if (other) drawPrompts();
   drawGroup();
   drawTurn();
-  if (inGrid) at("grid").querySelector("[aria-current]").focus();
+  if (focused) focusOn(focused);
   const { iteration, rank, group: number } = group;
   const place = new URLSearchParams({ iteration, rank, group: number, trajectory: group.trajectories[state.row].sample, turn: state.turn + 1 });
   history.replaceState(null, "", `#${place}`);

@@ -107,7 +107,7 @@ function cell(trajectory, k, turn, measure, extreme, lowest, current, open) {
 /** Texts of a trajectory, turn by turn. */
 function texts(trajectory, chosen, open) {
   return trajectory.turns.map((turn, k) => el("article", { class: k === chosen ? "chosen" : null },
-    el("h3", {}, el("button", { click: () => open(k) }, `turn ${k + 1}`),
+    el("h3", {}, el("button", { click: () => open(k), "aria-current": k === chosen ? "true" : null }, `turn ${k + 1}`),
       el("span", { class: "quiet" }, ` Â ${digits(turn.advantage)}${turn.has_gain ? `, gain ${digits(turn.gain)}` : ", no gain"}`,
         turn.useful === null ? "" : turn.useful ? ", ● useful" : ", ○ not useful")),
     el("pre", { "aria-label": "what the policy wrote" }, turn.action),
@@ -156,7 +156,7 @@ function steps(trajectory, k, column, made) {
 function normalised(turn, column, made) {
   if (made.normalizer !== "TurnGroup") return made.normalizer || made.credit;
   if (column.n === 1) return "0: nobody else has a gain at this turn";
-  if (Number(turn.normalized_gain) === 0 && Number(turn.gain) !== column.mean) return "0: the gains differ by less than model.normalizer.resolution";
+  if (Number(turn.normalized_gain) === 0 && Math.abs(turn.gain - column.mean) > 0.01 * column.std) return "0: the gains differ by less than model.normalizer.resolution";
   return column.std === 0 ? "0: all gains are equal" : `(ig − mean) / σ = (${digits(turn.gain)} − ${digits(column.mean)}) / ${digits(column.std)}`;
 }
 
@@ -173,7 +173,7 @@ function fromOutcome(trajectory, made) {
 
 /** In a sentence, where the advantage comes from. */
 function verdict(turn) {
-  const way = (x) => (Number(x) > 0 ? "pushes it up by" : "pulls it down by");
+  const way = (x) => (Number(x) > 0 ? "pushes up by" : "pulls down by");
   const pulls = [["its own credit", turn.turn_credit], ["the outcome", turn.outcome_advantage]]
     .filter(([, x]) => x !== null && Number(x) !== 0).map(([name, x]) => `${name} ${way(x)} ${digits(Math.abs(x))}`);
   const advantage = Number(turn.advantage);
