@@ -7,12 +7,10 @@ python src/view.py logs/train/runs/<time> --text     # prints one group with its
 import argparse
 from pathlib import Path
 
-from a2tgpo.viewer.page import write_page
+from a2tgpo.viewer.page import PAGE, write_page
 from a2tgpo.viewer.run_data import read_run
 from a2tgpo.viewer.text import choose, tell
 from error_lines import stop_in_one_line
-
-PAGE = "view.html"
 
 
 def view(arguments: argparse.Namespace) -> None:

@@ -124,7 +124,7 @@ def test_a_run_without_summary_and_table_opens(tmp_path):
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"config\.yaml: no such file; expected the directory of a run"):
         read_run(tmp_path)
-    with pytest.raises(ValueError, match=r"rollouts: no rollout file in it; expected those of src/train\.py"):
+    with pytest.raises(ValueError, match=r"rollouts: no trajectory in it; expected the rollout files of src/train\.py"):
         read_run(leave_viewed_run(tmp_path / "run", {}))
     directory = leave_viewed_run(tmp_path / "broken", {"000001-rank0": [GROUP[0], {"question": "?"}]})
     with pytest.raises(ValueError, match=r"000001-rank0\.jsonl, line 2: KeyError 'task_id'; expected a trajectory"):

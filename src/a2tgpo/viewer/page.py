@@ -13,6 +13,8 @@ from typing import Any
 from a2tgpo.system.files import whole_file
 from a2tgpo.viewer.run_data import RunData
 
+PAGE = "view.html"
+"""The file of a run directory that is its page."""
 CODE = ("format.js", "charts.js", "views.js", "viewer.js")
 CURVES = (
     "val/success",

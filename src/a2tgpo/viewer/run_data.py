@@ -62,6 +62,11 @@ class RunData:
     every: int
 
 
+def rollout_files(directory: Path) -> list[Path]:
+    """The rollout files of the run in `directory`, in order of iteration and rank."""
+    return sorted((directory / ROLLOUTS).glob("*-rank*.jsonl"))
+
+
 def read_run(directory: Path, limit: int = LIMIT) -> RunData:
     """All that is shown of the run in `directory`; where it is more than `limit`, a sample (see `sample`).
 
@@ -69,7 +74,12 @@ def read_run(directory: Path, limit: int = LIMIT) -> RunData:
     """
     config = _read_config(directory / CONFIG)
     made_of = composition(config)
-    groups = [group for path in _rollout_files(directory) for group in read_groups(path, made_of)]
+    groups = [group for path in rollout_files(directory) for group in read_groups(path, made_of)]
+    if not groups:
+        raise ValueError(
+            f"{directory / ROLLOUTS}: no trajectory in it; expected the rollout files of src/train.py, which "
+            "writes one every callbacks.rollout_files.every iterations"
+        )
     every, kept = sample(groups, limit)
     summary_path, table = directory / SUMMARY, directory / TABLE
     return RunData(
@@ -130,16 +140,6 @@ def trajectory(row: Mapping[str, Any]) -> dict[str, Any]:
     ]
     solved = row["metrics"].get("success", row["outcome"]) >= SOLVED
     return {key: row[key] for key in KEPT} | {"solved": solved, "turns": turns}
-
-
-def _rollout_files(directory: Path) -> list[Path]:
-    files = sorted((directory / ROLLOUTS).glob("*-rank*.jsonl"))
-    if not files:
-        raise ValueError(
-            f"{directory / ROLLOUTS}: no rollout file in it; expected those of src/train.py, which writes one every "
-            "callbacks.rollout_files.every iterations"
-        )
-    return files
 
 
 def _read_config(path: Path) -> dict[str, Any]:
