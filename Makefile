@@ -78,7 +78,7 @@ bench: $(READY) ## Measure rollouts, gain scoring and update against their floor
 	$(BIN)/python benchmarks/phases.py $(ARGS)
 
 view: $(READY) ## Write the page that shows every turn of the latest run (ARGS="logs/train/runs/… --text" for another, in the terminal)
-	$(BIN)/python src/view.py $(or $(ARGS),$(lastword $(sort $(wildcard logs/train/runs/*))))
+	$(BIN)/python src/view.py $(or $(ARGS),$(patsubst %/rollouts,%,$(lastword $(sort $(wildcard logs/train/runs/*/rollouts)))))
 
 credit: $(READY) ## Hold a credit against forks of the outcome, without training (ARGS="model/credit=…", ARGS="run=logs/train/runs/…")
 	$(BIN)/python src/credit.py $(ARGS)

@@ -161,20 +161,21 @@ function normalised(turn, column, made) {
 }
 
 function credited(turn, made) {
-  if (!turn.has_gain) return "no gain is still to come";
   if (!made.summed) return made.accumulator || made.credit;
+  if (turn.n === 0) return "no gain of its own to sum from";
   return made.rescaled ? `α·D/√n, α = ${digits(made.alpha)}` : `α·D, α = ${digits(made.alpha)}`;
 }
 
 function fromOutcome(trajectory, made) {
+  if (made.combiner && made.combiner !== "Additive") return made.combiner;
   const told = `outcome ${digits(trajectory.outcome)}; the group's mean ${digits(trajectory.outcome_mean)}, σ ${digits(trajectory.outcome_std)}`;
-  return made.outcome === "PromptGroup" && made.combiner === "Additive" ? `(R − mean) / σ: ${told}` : told;
+  return made.outcome === "PromptGroup" && made.combiner ? `(R − mean) / σ: ${told}` : told;
 }
 
 /** In a sentence, where the advantage comes from. */
 function verdict(turn) {
   const way = (x) => (Number(x) > 0 ? "pushes up by" : "pulls down by");
-  const pulls = [["its own credit", turn.turn_credit], ["the outcome", turn.outcome_advantage]]
+  const pulls = [["turn credit", turn.turn_credit], ["outcome", turn.outcome_advantage]]
     .filter(([, x]) => x !== null && Number(x) !== 0).map(([name, x]) => `${name} ${way(x)} ${digits(Math.abs(x))}`);
   const advantage = Number(turn.advantage);
   const learned = advantage > 0 ? "The turn is made more likely" : advantage < 0 ? "The turn is made less likely" : "Nothing is learned from the turn";
