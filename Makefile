@@ -32,7 +32,7 @@ test: $(READY) ## Run the fast tests
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults and not real" $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults and not real and not browser" $(PARALLEL) $(ARGS)
 
 test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume them, compare; bad servers; fuzzed parsers (half an hour)
 	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
@@ -66,12 +66,19 @@ test-loggers: $(READY) ## Run the tests of the loggers that are optional extras,
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[wandb,trackio]"
 	$(BIN)/python -m pytest tests/callbacks/test_loggers.py -m loggers $(ARGS)
 
+test-browser: $(READY) ## Run the tests of the viewer in a real Chromium (`apt-get install chromium`), through playwright, which it installs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
+	$(BIN)/python -m pytest tests/viewer -m browser $(ARGS)
+
 lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 bench: $(READY) ## Measure rollouts, gain scoring and update against their floors
 	$(BIN)/python benchmarks/phases.py $(ARGS)
+
+view: $(READY) ## Write the page that shows every turn of the latest run (ARGS="logs/train/runs/… --text" for another, in the terminal)
+	$(BIN)/python src/view.py $(or $(ARGS),$(patsubst %/rollouts,%,$(lastword $(sort $(wildcard logs/train/runs/*/rollouts)))))
 
 credit: $(READY) ## Hold a credit against forks of the outcome, without training (ARGS="model/credit=…", ARGS="run=logs/train/runs/…")
 	$(BIN)/python src/credit.py $(ARGS)
@@ -91,4 +98,4 @@ pretrain: $(READY) ## Make the embedded policies again (about half an hour)
 	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
 	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
 
-.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-loggers lint bench credit forks evidence evidence-quick pretrain
+.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers lint bench view credit forks evidence evidence-quick pretrain

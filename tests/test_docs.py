@@ -95,7 +95,7 @@ def test_commands_name_entry_points():
     named = {entry for name in DOCUMENTS for entry, _ in commands_in(name)}
     assert (
         named
-        == {"train", "eval", "serve", "export", "warm_up", "check", "credit"}
+        == {"train", "eval", "serve", "export", "warm_up", "check", "credit", "view"}
         == {path.stem for path in (ROOT / "src").glob("*.py")} - {"launch", "run_directories", "error_lines"}
     )
 
@@ -290,7 +290,9 @@ def test_architecture_draws_every_file():
         else:
             drawn.add("".join(folders) + name)
     package = ROOT / "src" / "a2tgpo"
-    files = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py") if path.name != "__init__.py"}
+    kinds = (".py", ".js", ".css", ".html")
+    found = [path for path in package.rglob("*") if path.suffix in kinds and path.name != "__init__.py"]
+    files = {path.relative_to(ROOT).as_posix() for path in found}
     assert drawn == files | {"src/a2tgpo/__init__.py"}
 
 

@@ -18,6 +18,7 @@ FLOORS = (
     {"scoring", "tasks", "embedded"},
     {"training", "integrations"},
     {"evaluation", "dry_run", "check"},
+    {"viewer"},
     {"callbacks", "oracle"},
 )
 """Rooms from the ground up."""

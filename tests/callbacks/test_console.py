@@ -66,6 +66,7 @@ def test_report_names_the_figures_and_the_run_directory(config, capsys, tmp_path
     assert report.count("0.000") == 4
     assert report.count(f" like={tmp_path}") == 3 and report.count(" experiment=grpo\n") == 1
     assert "seed=3" not in report
+    assert report.splitlines()[-1] == f"every turn: {tmp_path / 'view.html'}"
 
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))

@@ -11,7 +11,7 @@ from tests.helpers.tiny_runs import SHIPPED, SMALL
 
 RICH = {f"credit/{name}" for name in ("gain", "normalized_gain", "advantage", "clip_scale")} | {"transcripts", "config"}
 SCALARS = {"update/loss", "val/success", "test/success", "seconds/rollout", "train/success"}
-FILES = {"checkpoints", "config.yaml", "metrics.csv", "rollouts", "summary.json"}
+FILES = {"checkpoints", "config.yaml", "metrics.csv", "rollouts", "summary.json", "view.html"}
 """What a run leaves whatever its logger."""
 
 

@@ -16,6 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from a2tgpo.evaluation.runs import read_rows
+from a2tgpo.viewer.arithmetic import explain
+from a2tgpo.viewer.page import page
+from a2tgpo.viewer.run_data import read_run
 from tests.helpers.experiments import EXPERIMENTS, RIVALS, lanes
 from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
@@ -336,13 +339,24 @@ def test_rollout_files_hold_turns_with_their_credit_and_old_ones_go(finished):
         assert len(made) == 16
         for line in made:
             turns = len(line["turns"])
-            assert all(
-                len(line[key]) == turns for key in ("gain", "normalized_gain", "advantage", "clip_low", "clip_high")
-            )
+            credit = ("gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
+            assert line["version"] == 2 and all(len(line[key]) == turns for key in credit)
             process = sum(bool(turn["observation_ids"]) for turn in line["turns"])
             assert sum(line["has_gain"]) == process and len(line["belief"]) == process + 1
             assert all(len(turn["action_ids"]) == len(turn["action_logprobs"]) for turn in line["turns"])
             assert {"task_id", "question", "answers", "prompt_ids", "outcome", "stop", "metrics"} <= set(line)
+
+
+def test_the_page_holds_the_credit_of_every_turn_as_the_method_made_it(finished):
+    run = read_run(finished)
+    text = (finished / "view.html").read_text()
+    assert text == page(run) and len(run.groups) == 8
+    for group in run.groups:
+        for member in group.trajectories:
+            without = {**member, "turns": [{k: v for k, v in t.items() if k != "turn_credit"} for t in member["turns"]]}
+            worked_out = explain([without], run.composition)[0][0]
+            for turn, again in zip(member["turns"], worked_out["turns"], strict=True):
+                assert again["turn_credit"] == pytest.approx(turn["turn_credit"], abs=1e-6)
 
 
 def test_tensorboard_has_scalars_histograms_and_transcripts(finished):

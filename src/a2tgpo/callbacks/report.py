@@ -10,6 +10,7 @@ from rich.table import Table
 
 from a2tgpo.system.files import read_json_file
 from a2tgpo.system.overrides import carried, is_of_method
+from a2tgpo.viewer.page import PAGE
 
 SHIPPED = {"data": "default", "model/policy": "tiny"}
 """What `configs/train.yaml` chooses by itself."""
@@ -20,7 +21,7 @@ TWINS = PAIRS | {other: one for one, other in PAIRS.items()}
 
 def print_report(run_dir: Path, overrides: Sequence[str], choices: Mapping[str, str]) -> None:
     """Success in validation and in the test, where everything is, and what to try next: with the model and data of this
-    run, of which `overrides` and the `choices` of groups tell. A debugging run leads to nothing.
+    run, of which `overrides` and the `choices` of groups tell. A debugging run leads to nothing. Last its page.
     """
     summary = read_json_file(run_dir / "summary.json")
     tested = "best" if (run_dir / "checkpoints" / "best.ckpt").is_file() else "last"
@@ -34,11 +35,12 @@ def print_report(run_dir: Path, overrides: Sequence[str], choices: Mapping[str, 
     console = Console()
     console.print(table)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
-    if any(override.startswith("debug=") for override in overrides):
-        return
-    commands = next_commands(summary["experiment"], overrides, choices, run_dir, tested)
+    debugging = any(override.startswith("debug=") for override in overrides)
+    commands = {} if debugging else next_commands(summary["experiment"], overrides, choices, run_dir, tested)
     for i, (title, command) in enumerate(commands.items()):
         console.print(f"{'' if i else 'next:':<6}{title:<25} {command}", soft_wrap=True, markup=False, highlight=False)
+    if (page := run_dir / PAGE).is_file():
+        console.print(f"every turn: {page}", soft_wrap=True, markup=False, highlight=False)
 
 
 def next_commands(

@@ -13,7 +13,9 @@ from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.jsonl import write_jsonl
 from a2tgpo.system.settings import require_all
 
-CREDIT = ("gain", "normalized_gain", "advantage", "clip_low", "clip_high")
+VERSION = 2
+"""Of the lines. Those of version 1 have none and no `turn_credit`."""
+CREDIT = ("gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
 """What each turn was given."""
 
 
@@ -21,6 +23,7 @@ def credit_record(trajectory: Trajectory, batch: RolloutBatch, row: int) -> dict
     """What the turns of one trajectory were given: gains, advantages, clip bounds; and the beliefs between them."""
     credit, turns = batch.credit, len(trajectory.turns)
     return {
+        "version": VERSION,
         **{name: getattr(credit, name)[row, :turns].tolist() for name in CREDIT},
         "has_gain": credit.gain_mask[row, :turns].tolist(),
         "belief": credit.belief[row, : len(trajectory.context_lengths)].tolist(),

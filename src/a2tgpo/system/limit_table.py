@@ -60,7 +60,17 @@ DEVICES = either(
 )
 
 
-CALLBACKS = ("checkpoint", "rng_state", "metrics_table", "rollout_files", "histograms", "summary", "progress", "sizing")
+CALLBACKS = (
+    "checkpoint",
+    "rng_state",
+    "metrics_table",
+    "rollout_files",
+    "histograms",
+    "summary",
+    "page",
+    "progress",
+    "sizing",
+)
 
 
 def _parts(choice_of: str, *slots: str) -> dict[str, Limit]:

@@ -1,0 +1,158 @@
+// The state of the page: which iteration, group, trajectory and turn are looked at. The fragment of the address names them.
+
+const run = JSON.parse(document.getElementById("data").textContent);
+const made = run.composition;
+const at = (id) => document.getElementById(id);
+const MOST_ROWS = 300;
+const HEALTH = {
+  "update/clip_fraction": ["clipped tokens", "share of action tokens whose gradient a bound made 0"],
+  "policy/rollout_gap_max": ["rollout gap", "largest distance of the engine's log-probs from the trainer's, nats"],
+  "credit/equal_outcome_prompts": ["equal outcomes", "share of prompts whose trajectories all have the same outcome: R̂ is 0"],
+  "credit/no_spread_turn_groups": ["turn groups without spread", "share of turn groups whose gains do not differ: îg is 0"],
+  "train/tool_failures": ["failed calls", "per episode"],
+  "train/failed_episodes": ["lost episodes", "share"],
+  "update/skipped_steps": ["skipped steps", "loss or gradient was not finite"],
+};
+const iterations = [...new Set(run.groups.map((g) => g.iteration))].sort((a, b) => a - b);
+const state = { group: null, row: 0, turn: 0 };
+
+run.groups.forEach(summarise);
+
+/** The groups of an iteration. */
+const of = (iteration) => run.groups.filter((g) => g.iteration === iteration);
+
+function replace(id, ...children) {
+  at(id).replaceChildren(...children.flat());
+}
+
+function chooseFrom(id, entries, listen) {
+  replace(id, Object.entries(entries).map(([value, entry]) => el("option", { value }, entry.name)));
+  at(id).addEventListener("change", listen);
+}
+
+function drawRun() {
+  const iteration = state.group.iteration;
+  at("iteration").value = String(iteration);
+  const told = Object.entries(HEALTH).map(([column, [name, means]]) => {
+    const point = (run.curves[column] ?? []).find((p) => p[0] === iteration);
+    return point ? el("div", { title: `${column}: ${means}` }, el("dt", {}, name), el("dd", { class: "number" }, digits(point[1]))) : [];
+  });
+  replace("health", told.flat());
+  const pick = (x) => openIteration(iterations.reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a)));
+  replace("curves", Object.entries(run.curves).filter(([, points]) => points.length > 1 && points.some((p) => p[1] !== 0))
+    .map(([name, points]) => curveOf(name, points, iteration, pick)));
+}
+
+function drawPrompts() {
+  const words = at("search").value.trim().toLowerCase();
+  const among = words ? run.groups.filter((g) => g.words.includes(words)) : of(state.group.iteration);
+  const by = SORTS[at("sort").value].by;
+  const found = among.filter(FILTERS[at("filter").value].keep).sort((a, b) => by(a) - by(b));
+  replace("prompt-rows", found.slice(0, MOST_ROWS).map((g) => promptRow(g, g === state.group, words !== "", () => { openGroup(g); focusOn("grid"); })));
+  const box = at("prompt-rows").closest(".scroll"), row = at("prompt-rows").querySelector(".chosen");
+  if (row && (row.offsetTop < box.scrollTop || row.offsetTop > box.scrollTop + box.clientHeight - 40)) box.scrollTop = row.offsetTop - 60;
+  at("prompt-count").textContent = `${found.length} of ${among.length} prompts${found.length > MOST_ROWS ? `, the first ${MOST_ROWS} shown` : ""}`;
+}
+
+function drawGroup() {
+  const group = state.group, measure = MEASURES[at("measure").value];
+  const extreme = extremeOf(of(group.iteration), measure);
+  replace("question", shown(group.question));
+  replace("accepted", shown(`accepted: ${group.answers.join(", ")} · ${group.task_id} · kind ${group.kind}`));
+  replace("legend", legend(measure, extreme));
+  at("meaning").textContent = `${measure.means} Full colour: the iteration's largest.`;
+  replace("grid", grid(group, measure, extreme, state, (row, turn) => open(group, row, turn)));
+  replace("beliefs", beliefChart(group.trajectories, (t) => t.solved, state.row));
+}
+
+function drawTurn() {
+  const { group, row, turn } = state, trajectory = group.trajectories[row];
+  at("turn-title").textContent =
+    `Trajectory ${shown(trajectory.sample)}, turn ${turn + 1} of ${trajectory.turns.length}: ${shown(trajectory.stop)}, outcome ${digits(trajectory.outcome)}`;
+  replace("texts", texts(trajectory, turn, (k) => open(group, row, k)));
+  replace("arithmetic", el("h3", {}, `Why turn ${turn + 1} has the advantage ${digits(trajectory.turns[turn].advantage)}`),
+    el("p", {}, verdict(trajectory.turns[turn])),
+    arithmeticTable(steps(trajectory, turn, group.columns[turn], made)));
+}
+
+/** What was drawn anew has lost the focus: give it to the turn that is looked at. */
+function focusOn(id) {
+  at(id).querySelector("button[aria-current]").focus();
+}
+
+/** Look at a turn; what does not exist is brought to the nearest that does. */
+function open(group, row, turn) {
+  const other = group !== state.group, elsewhere = group.iteration !== state.group?.iteration;
+  const focused = ["grid", "texts"].find((id) => at(id).contains(document.activeElement));
+  state.group = group;
+  state.row = Math.max(0, Math.min(row, group.trajectories.length - 1));
+  state.turn = Math.max(0, Math.min(turn, group.trajectories[state.row].turns.length - 1));
+  if (elsewhere) drawRun();
+  if (other) drawPrompts();
+  drawGroup();
+  drawTurn();
+  if (focused) focusOn(focused);
+  const { iteration, rank, group: number } = group;
+  const place = new URLSearchParams({ iteration, rank, group: number, trajectory: group.trajectories[state.row].sample, turn: state.turn + 1 });
+  history.replaceState(null, "", `#${place}`);
+}
+
+function openIteration(iteration) {
+  const group = of(iteration).find((g) => g.task_id === state.group?.task_id) ?? telling(of(iteration));
+  openGroup(group);
+}
+
+/** Look at a group: at the turn of its first failed trajectory that has the least advantage. */
+function openGroup(group) {
+  const row = Math.max(0, group.trajectories.findIndex((t) => !t.solved));
+  open(group, row, Math.max(0, least(group.trajectories[row], MEASURES.advantage)));
+}
+
+/** Of some groups the one with most to see: its advantages differ most. */
+function telling(groups) {
+  const spread = (g) => {
+    const values = g.trajectories.flatMap((t) => t.turns.map((turn) => Number(turn.advantage)));
+    return Math.max(...values) - Math.min(...values);
+  };
+  return groups.reduce((a, b) => (spread(b) > spread(a) ? b : a));
+}
+
+/** The turn that the fragment names. */
+function follow() {
+  const place = new URLSearchParams(location.hash.slice(1));
+  const asked = (key) => Number(place.get(key) ?? NaN);
+  const group = run.groups.find((g) => g.iteration === asked("iteration") && g.rank === asked("rank") && g.group === asked("group"));
+  if (!group) return false;
+  open(group, group.trajectories.findIndex((t) => t.sample === asked("trajectory")), asked("turn") - 1 || 0);
+  return true;
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT)$/.test(event.target.tagName)) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  const { group, row, turn } = state, inGrid = at("grid").contains(event.target);
+  const go = { j: [0, 1], k: [0, -1], ...(inGrid && { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }) }[event.key];
+  if (event.key === "/") at("search").focus();
+  else if (go) open(group, row + go[0], turn + go[1]);
+  else return;
+  event.preventDefault();
+});
+
+replace("name", shown(run.name));
+const figures = Object.entries(run.figures).map(([name, value]) => `${name} ${digits(value)}`).join(", ");
+replace("told", shown([`experiment ${run.settings.experiment ?? "none"}`, ...run.settings.overrides, `seed ${run.settings.seed}`].join(" · ")),
+  figures ? el("span", {}, ` · success: ${figures}`) : "");
+at("curves-fold").open = !matchMedia("(max-width: 800px)").matches;
+at("sampled").textContent = run.every === 1 ? `all ${run.n_groups} groups of the run's files`
+  : `${run.groups.length} of ${run.n_groups} groups: the first of every ${run.every} in the order of play, in each iteration`;
+replace("iteration", iterations.map((i) => el("option", { value: i }, i)));
+at("iteration").addEventListener("change", () => openIteration(Number(at("iteration").value)));
+chooseFrom("filter", FILTERS, drawPrompts);
+chooseFrom("sort", SORTS, drawPrompts);
+const recorded = Object.entries(MEASURES).filter(([, m]) => run.groups.some((g) => g.trajectories.some((t) => t.turns.some((turn) => m.of(turn) !== null))));
+chooseFrom("measure", Object.fromEntries(recorded), drawGroup);
+at("search").addEventListener("input", drawPrompts);
+window.addEventListener("hashchange", follow);
+if (!follow()) openGroup(telling(of(iterations.at(-1))));

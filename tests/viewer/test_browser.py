@@ -1,0 +1,186 @@
+"""The page in a real Chromium: numbers, clicks, keys, links, hostile texts; nothing is asked of the network."""
+
+import shutil
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from a2tgpo.viewer.page import write_page
+from a2tgpo.viewer.run_data import PER_TURN, read_run
+from tests.helpers.viewed_run import GROUP, group, leave_viewed_run
+
+pytestmark = pytest.mark.browser
+HOSTILE = "</script><img src=x onerror=alert(1)><b>bold</b>\u202eback"
+LONG = "x" * 100_000
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Debian's Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "no chromium on the path; expected Debian's (apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, tmp_path):
+    """`opened({stem: lines, …})`: the page of such a run. In the end, nothing was asked for and nothing was wrong."""
+    asked, wrong, dialogs = [], [], []
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+
+    def open_page(files, fragment="", width=1280):
+        path = tmp_path / "run" / "view.html"
+        if not path.exists():
+            write_page(read_run(leave_viewed_run(tmp_path / "run", files)), path)
+        tab = context.new_page()
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("console", lambda message: wrong.append(message.text))
+        tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        tab.goto(f"{path.as_uri()}{fragment}")
+        return tab
+
+    yield open_page
+    context.close()
+    assert wrong == [] and dialogs == []
+    assert asked and all(url.startswith("file://") and "/view.html" in url for url in asked)
+
+
+def two_groups():
+    """A group that is half solved and one that fails, in two iterations."""
+    failed = group(group=1, outcome=0.0, metrics={"success": 0.0}, question="Who lost Sivo?")
+    return {"000001-rank0": [*GROUP, *failed], "000002-rank0": GROUP}
+
+
+def steps(tab):
+    """The arithmetic that is shown: value by name."""
+    rows = tab.locator("#arithmetic tr").all()
+    names = [row.locator("th").evaluate("cell => cell.firstChild.textContent") for row in rows]
+    return dict(zip(names, [row.locator("td").inner_text() for row in rows], strict=True))
+
+
+def place(tab):
+    return {key: value[0] for key, value in parse_qs(urlsplit(tab.url).fragment).items()}
+
+
+def cell(tab, trajectory, turn):
+    return tab.locator("#grid tbody tr").nth(trajectory).locator("button").nth(turn)
+
+
+def test_a_click_opens_the_turn_whose_numbers_are_those_of_the_file(opened):
+    tab = opened(two_groups())
+    names = ("gain ig", None, "normalized gain îg", "advantage Â", "turn credit")
+    for row, written in enumerate(GROUP):
+        for t, turn in enumerate(written["turns"]):
+            cell(tab, row, t).click()
+            shown = steps(tab)
+            for name, key in zip(names, PER_TURN, strict=False):
+                if name and (key not in ("gain", "normalized_gain") or written["has_gain"][t]):
+                    assert float(shown[name]) == pytest.approx(written[key][t], rel=5e-5)
+            assert float(shown["clip bound above"]) == pytest.approx(1 + written["clip_high"][t], rel=5e-5)
+            assert tab.locator("article.chosen pre").first.inner_text() == turn["action"]
+    assert steps(tab)["no gain"] == ""
+    cell(tab, 1, 0).click()
+    shown = steps(tab)
+    assert (shown["belief before"], shown["belief after"]) == ("0.05", "0.35")
+    assert (shown["mean of turn group"], shown["σ of turn group"]) == ("0.2", "0.1")
+    assert (shown["still to come D"], shown["terms n"], shown["outcome R̂"]) == ("1", "2", "1")
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [("gain", "+0.10"), ("normalized_gain", "-1.00"), ("advantage", "-1.50"), ("clip_scale", "0.86")],
+)
+def test_cells_show_what_is_chosen(opened, measure, expected):
+    tab = opened(two_groups())
+    tab.select_option("#measure", measure)
+    assert cell(tab, 0, 0).inner_text().split()[-1] == expected
+    assert "179, 88, 6" in cell(tab, 0, 0).get_attribute("style") or measure == "gain"
+
+
+def test_columns_have_the_moments_of_their_turn_group(opened):
+    head = opened(two_groups()).locator("#grid thead th").nth(1).inner_text()
+    assert head.split("\n") == ["turn 1", "mean +0.20", "σ 0.10", "n 2"]
+
+
+def test_keys_move_between_turns_and_trajectories(opened):
+    tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=1&turn=1")
+    tab.keyboard.press("j")
+    assert place(tab)["turn"] == "2"
+    tab.keyboard.press("k")
+    tab.keyboard.press("k")
+    assert place(tab)["turn"] == "1"
+    cell(tab, 1, 0).focus()
+    tab.keyboard.press("ArrowUp")
+    assert place(tab)["trajectory"] == "0"
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label')").startswith("trajectory 0, turn 1")
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("ArrowRight")
+    assert (place(tab)["trajectory"], place(tab)["turn"]) == ("1", "2")
+    tab.keyboard.press("/")
+    tab.keyboard.type("jk sivo")
+    assert tab.locator("#search").input_value() == "jk sivo" and place(tab)["turn"] == "2"
+
+
+def test_a_link_opens_its_turn(opened):
+    tab = opened(two_groups(), "#iteration=1&rank=0&group=1&trajectory=1&turn=2")
+    assert tab.locator("#question").inner_text() == "Who lost Sivo?"
+    assert tab.locator("article.chosen pre").first.inner_text() == "ask for the king"
+    assert tab.locator("#iteration").input_value() == "1"
+
+
+def test_a_failed_trajectory_is_opened_at_its_lowest_turn(opened):
+    tab = opened(two_groups(), "")
+    assert (place(tab)["iteration"], place(tab)["trajectory"], place(tab)["turn"]) == ("2", "0", "1")
+    assert cell(tab, 0, 0).inner_text().startswith("▼")
+
+
+def test_prompts_are_filtered_sorted_and_searched(opened):
+    tab = opened(two_groups(), "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
+    questions = tab.locator("#prompt-rows button")
+    assert questions.all_inner_texts() == ["Who rules Kinu?", "Who lost Sivo?"]
+    tab.select_option("#sort", "hardest")
+    assert questions.all_inner_texts() == ["Who lost Sivo?", "Who rules Kinu?"]
+    tab.select_option("#filter", "failed")
+    assert questions.all_inner_texts() == ["Who lost Sivo?"]
+    tab.select_option("#filter", "all")
+    tab.fill("#search", "WHO RULES")
+    assert sorted(questions.all_inner_texts()) == ["1: Who rules Kinu?", "2: Who rules Kinu?"]
+    questions.last.click()
+    assert place(tab)["iteration"] == "2"
+    assert tab.evaluate("document.activeElement.closest('#grid') !== null")
+
+
+def test_hostile_texts_are_shown_as_texts(opened):
+    lines = group(question=HOSTILE, answers=[HOSTILE], stop=HOSTILE)
+    lines[0]["turns"][0] |= {"action": HOSTILE, "observation": LONG}
+    tab = opened({"000001-rank0": lines})
+    assert tab.locator("#question").inner_text() == HOSTILE.replace("\u202e", "⟨U+202E⟩")
+    assert tab.locator("img, b").count() == 0
+    assert tab.locator("pre.result").first.inner_text() == LONG
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_it_is_readable_on_a_telephone_and_names_what_it_shows(opened):
+    tab = opened(two_groups(), width=400)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
+    assert cell(tab, 0, 0).get_attribute("aria-label") == (
+        "trajectory 0, turn 1: advantage Â -1.5, not useful, lowest of a failed trajectory"
+    )
+    assert tab.locator("button:not([aria-label])").evaluate_all("all => all.every(b => b.textContent.trim())")
+    assert tab.locator("select:not([aria-label])").evaluate_all("all => all.every(s => s.closest('label'))")
+
+
+def test_an_older_file_opens(opened):
+    lines = group()
+    for one in lines:
+        del one["version"], one["turn_credit"]
+    tab = opened({"000001-rank0": lines})
+    cell(tab, 1, 0).click()
+    assert steps(tab)["turn credit"] == "0.35355"
