@@ -7,6 +7,7 @@ Writes docs/evidence/tables.md and one learning-curve figure a setting beside it
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -33,25 +34,43 @@ def runs_of(study: Study, results: Mapping[str, Any], setting: str, method: str)
 
 
 def by_seed(study: Study, results: Mapping[str, Any], setting: str, method: str, name: str) -> dict[int, float]:
-    """A figure of the summary, or the mean of a curve, by seed."""
-    found: dict[int, float] = {}
-    for seed, run in runs_of(study, results, setting, method).items():
-        curve = run["curves"].get(name)
-        found[seed] = mean(v for _, v in curve) if curve else run["summary"][name]
-    return found
+    """A figure of each run, by seed; those that do not have it are missing."""
+    found = {seed: figure_of(run, name) for seed, run in runs_of(study, results, setting, method).items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def figure_of(run: Mapping[str, Any], name: str) -> float | None:
+    """A key of the summary, the mean of a curve, or `curve@other=level`: the curve where the other first comes to that
+    level, between two points on the line that joins them; None where it never does."""
+    curve, at, level = name.partition("@")
+    curves = run["curves"]
+    if not at:
+        return mean(v for _, v in curves[name]) if curves.get(name) else run["summary"][name]
+    other, _, number = level.partition("=")
+    sought, points = float(number), list(zip(curves[other], curves[curve], strict=True))
+    for ((_, x0), (_, y0)), ((_, x1), (_, y1)) in pairwise(points):
+        if x0 <= sought < x1:
+            return y0 + (y1 - y0) * (sought - x0) / (x1 - x0)
+    return None
 
 
 def table(study: Study, results: Mapping[str, Any]) -> str:
-    """A row a setting and method with at least two runs: mean and standard deviation of the study's figures."""
+    """A row a setting and method with at least two runs: mean and standard deviation of the study's figures, over those
+    that have them."""
     figures = study.figures
     lines = [f"| setting | method | seeds | {' | '.join(figures)} |", "|---" * (3 + len(figures)) + "|"]
     for setting in study.settings:
         for method in study.methods:
-            values = [list(by_seed(study, results, setting, method, name).values()) for name in figures]
-            if len(values[0]) > 1:
-                cells = [f"{mean(v):.3f} ± {stdev(v):.3f}" for v in values]
-                lines.append(" | ".join([f"| {setting}", method, str(len(values[0])), *cells]) + " |")
+            n_seeds = len(runs_of(study, results, setting, method))
+            if n_seeds > 1:
+                values = [list(by_seed(study, results, setting, method, name).values()) for name in figures]
+                cells = [_spread(v) + (f" ({len(v)})" if len(v) < n_seeds else "") for v in values]
+                lines.append(" | ".join([f"| {setting}", method, str(n_seeds), *cells]) + " |")
     return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else "–"
 
 
 def contrasts(study: Study, results: Mapping[str, Any]) -> list[tuple[str, str, Contrast, float]]:
@@ -113,7 +132,7 @@ def fidelity_section(plan: Plan, results: Mapping[str, Any], fidelity: Mapping[s
     lines = [f"| method | {' | '.join(near)} | seeds | train/success |", "|---" * (len(near) + 3) + "|"]
     for method, values in trained.items():
         cells = [_cell(f[method]) for f in near.values()]
-        lines.append(f"| {method} | {' | '.join(cells)} | {len(values)} | {mean(values):.3f} ± {stdev(values):.3f} |")
+        lines.append(f"| {method} | {' | '.join(cells)} | {len(values)} | {_spread(values)} |")
     means = [mean(values) for values in trained.values()]
     agreement = [f"{name} {kendalltau([f[m][0] for m in trained], means)[0]:+.2f}" for name, f in near.items()]
     draw_fidelity(trained, near, path)
@@ -123,6 +142,23 @@ def fidelity_section(plan: Plan, results: Mapping[str, Any], fidelity: Mapping[s
 
 def _cell(figure: Sequence[float] | None) -> str:
     return "–" if figure is None else "{:+.3f} ± {:.3f}".format(*figure)
+
+
+def drift_section(plan: Plan, results: Mapping[str, Any]) -> list[str]:
+    """How large advantages are at each turn index: their standard deviation over a rollout set, a mean over a run."""
+    names = [f"credit/advantage/turn_{t}/std" for t in range(1, 6)]
+    rows = []
+    for method in plan.methods:
+        prefix = f"{SETTING}/{method}/"
+        runs = [run for key, run in results.items() if key.startswith(prefix) and run["curves"].get(names[0])]
+        if runs:
+            columns = [[run["curves"][name] for run in runs if run["curves"].get(name)] for name in names]
+            cells = [_spread([mean(v for _, v in curve) for curve in column]) for column in columns]
+            rows.append(" | ".join([f"| {method}", str(len(runs)), *cells]) + " |")
+    if not rows:
+        return []
+    head = f"| method | seeds | {' | '.join(f'turn {t}' for t in range(1, 6))} |\n" + "|---" * 7 + "|"
+    return ["## drift", f"Standard deviation of Â by turn index, on `{SETTING}`.", "\n".join([head, *rows])]
 
 
 def figures_section(fidelity: Mapping[str, Any]) -> list[str]:
@@ -173,6 +209,7 @@ def main() -> None:
         for setting in study.settings:
             if any(len(runs_of(study, results, setting, method)) > 1 for method in study.methods):
                 draw(study, results, setting, arguments.results.with_name(f"{name}-{setting}.png"))
+    sections += drift_section(plan, results)
     near = arguments.results.with_name(FIDELITY.name)
     if near.is_file():
         fidelity = read_results(near)

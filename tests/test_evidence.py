@@ -83,6 +83,25 @@ def test_the_report_by_hand(plan_file, tmp_path, monkeypatch):
     assert (tmp_path / "one-tiny.png").stat().st_size > 1000
 
 
+def test_a_curve_where_another_first_comes_to_a_level():
+    curves = {"y": [[5, 0.0], [10, 0.4], [15, 0.8]], "x": [[5, 0.0], [10, 0.2], [15, 0.1]]}
+    run = {"summary": {}, "curves": curves}
+    assert evidence_report.figure_of(run, "y@x=0.15") == pytest.approx(0.3, abs=1e-12)
+    assert evidence_report.figure_of(run, "y@x=0.2") is None
+    assert evidence_report.figure_of(run, "y") == pytest.approx(0.4, abs=1e-12)
+
+
+def test_how_large_advantages_are_by_turn_index(plan_file):
+    plan = evidence.Plan.read(plan_file)
+    turns = {f"credit/advantage/turn_{t}/std": [[1, float(t)], [2, t + 1.0]] for t in range(1, 5)}
+    results = {f"{evidence_report.SETTING}/grpo/{seed}": {"curves": turns} for seed in (0, 1)}
+    results |= {f"{evidence_report.SETTING}/a2tgpo/0": {"curves": {}}}
+    head, _, table = evidence_report.drift_section(plan, results)
+    assert head == "## drift" and table.splitlines()[2:] == [
+        "| grpo | 2 | 1.500 ± 0.000 | 2.500 ± 0.000 | 3.500 ± 0.000 | 4.500 ± 0.000 | – |"
+    ]
+
+
 @pytest.mark.slow
 def test_every_run_of_the_study_composes(composed):
     plan = evidence.Plan.read(evidence.PLAN)
