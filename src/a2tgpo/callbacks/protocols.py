@@ -8,6 +8,7 @@ import torch
 from a2tgpo.method.protocols import Clipper
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Trajectory
+from a2tgpo.scoring.after_update import AfterUpdate
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.timing import PhaseTimer
 
@@ -37,3 +38,10 @@ class ObservedLearner(Protocol):
     """Token positions a micro-batch may have."""
     model: torch.nn.Module
     """The weights of `policy`."""
+
+    def after_update(self) -> AfterUpdate | None:
+        """How far the last iteration's steps moved the policy, all ranks together; None where it was not scored before.
+
+        It takes another scoring pass.
+        """
+        ...
