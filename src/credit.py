@@ -2,20 +2,21 @@
 project, or those of a run or policy of one's own. Takes the overrides of train.py."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
 from error_lines import one_line_errors
 from launch import LIKE, ROOT, launch, prepare_process, quiet_libraries, require_settings
+from run_directories import CONFIG
 
 if TYPE_CHECKING:
     from a2tgpo.oracle.forked import Forked
@@ -51,6 +52,8 @@ def credit(config: DictConfig) -> None:
         if config.save is not None:
             for one in forked.values():
                 write_forks(Path(config.save), one)
+        if config.run is not None and not config.frozen:
+            leave_lines(config, forked)
         reports = {name: judge_all(one, {_composition(): method}, config.batch_prompts) for name, one in forked.items()}
         directory = Path(config.paths.output_dir)
         write_json(directory / "credit.json", as_json(reports))
@@ -59,6 +62,19 @@ def credit(config: DictConfig) -> None:
                 file.write(text)
     print_reports(reports, Console())
     print(f"credit.json, credit.md, credit.svg: {directory}")
+
+
+def leave_lines(config: DictConfig, forked: "Mapping[str, Forked]") -> None:
+    """The forked episodes in the directory of their run, with the credit that it trains with, for its page."""
+    from a2tgpo.oracle.judge import Judge
+    from a2tgpo.oracle.lines import write_lines
+    from a2tgpo.policies.checkpoint import iterations_in
+
+    run = Path(config.run)
+    own = instantiate(OmegaConf.load(run / CONFIG).model.method, _convert_="all")
+    (one,) = forked.values()
+    path = write_lines(run, iterations_in(Path(config.ckpt_path)), Judge(one, config.batch_prompts), own)
+    print(f"each turn beside the forks: {path}; python src/view.py {run} shows them")
 
 
 def kept(path: Path) -> "dict[str, Forked]":

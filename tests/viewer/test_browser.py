@@ -5,8 +5,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from a2tgpo.viewer.groups import CREDIT
 from a2tgpo.viewer.page import write_page
-from a2tgpo.viewer.run_data import PER_TURN, read_run
+from a2tgpo.viewer.run_data import read_run
 from tests.helpers.viewed_run import GROUP, group, leave_viewed_run
 
 pytestmark = pytest.mark.browser
@@ -80,7 +81,7 @@ def test_a_click_opens_the_turn_whose_numbers_are_those_of_the_file(opened):
         for t, turn in enumerate(written["turns"]):
             cell(tab, row, t).click()
             shown = steps(tab)
-            for name, key in zip(names, PER_TURN, strict=False):
+            for name, key in zip(names, CREDIT, strict=False):
                 if name and (key not in ("gain", "normalized_gain") or written["has_gain"][t]):
                     assert float(shown[name]) == pytest.approx(written[key][t], rel=5e-5)
             assert float(shown["clip bound above"]) == pytest.approx(1 + written["clip_high"][t], rel=5e-5)

@@ -8,7 +8,8 @@ import torch
 
 from a2tgpo.method.method import PAPER
 from a2tgpo.viewer.arithmetic import Composition, composition, explain
-from a2tgpo.viewer.run_data import PER_TURN, read_run, sample
+from a2tgpo.viewer.groups import CREDIT
+from a2tgpo.viewer.run_data import read_run, sample
 from tests.helpers.observed import credit_inputs
 from tests.helpers.viewed_run import GROUP, MODEL, group, leave_viewed_run
 
@@ -18,7 +19,7 @@ def test_numbers_are_those_of_the_file(tmp_path):
     assert (read.iteration, read.rank, read.number) == (2, 0, 0)
     for shown, written in zip(read.trajectories, GROUP, strict=True):
         assert shown["belief"] == written["belief"] and shown["outcome"] == written["outcome"]
-        for name in PER_TURN:
+        for name in CREDIT:
             assert [turn[name] for turn in shown["turns"]] == written[name]
         assert [turn["action"] for turn in shown["turns"]] == [turn["action"] for turn in written["turns"]]
 
@@ -91,7 +92,7 @@ def test_a_credit_without_stages_has_the_terms_that_are_recorded_and_no_others()
 
 
 def per_turn(written):
-    return [{name: written[name][t] for name in PER_TURN} for t in range(len(written["turns"]))]
+    return [{name: written[name][t] for name in CREDIT} for t in range(len(written["turns"]))]
 
 
 def test_groups_of_two_ranks_stay_apart(tmp_path):

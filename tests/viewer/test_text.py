@@ -11,7 +11,9 @@ from tests.helpers.viewed_run import GROUP, group, leave_viewed_run
 
 
 def asked(run, **options):
-    return argparse.Namespace(run=run, **{"output": None, "text": False, "iteration": None, "group": None} | options)
+    return argparse.Namespace(
+        run=run, **{"output": None, "text": False, "iteration": None, "group": None, "beside": None} | options
+    )
 
 
 def test_the_arithmetic_of_a_turn(tmp_path, capsys):
@@ -40,21 +42,21 @@ def test_a_gain_within_the_resolution_says_so(tmp_path):
     for one in lines:
         one["normalized_gain"][0] = 0.0
     run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": lines}))
-    assert "îg = 0, as the gains differ by less than model.normalizer.resolution" in tell(
-        run.groups[0], run.composition
-    )
+    assert "îg = 0, as the gains differ by less than model.normalizer.resolution" in tell(run.groups[0], run)
 
 
 def test_a_group_is_chosen(tmp_path):
     dull = [one | {"group": 7, "advantage": [0.0] * len(one["turns"])} for one in group()]
     run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": GROUP, "000002-rank0": [*dull, *group()]}))
-    assert [(g.iteration, g.number) for g in (choose(run, None, None), choose(run, 1, None), choose(run, None, 7))] == [
+    assert [
+        (g.iteration, g.number) for g in (choose(run, None, None), choose(run, "1", None), choose(run, None, 7))
+    ] == [
         (2, 0),
         (1, 0),
         (2, 7),
     ]
     with pytest.raises(ValueError, match=r"--iteration 5: expected one of 1, 2"):
-        choose(run, 5, None)
+        choose(run, "5", None)
     with pytest.raises(ValueError, match=r"--group 3: expected one of 7, 0"):
         choose(run, None, 3)
 
@@ -64,7 +66,7 @@ def test_a_text_cannot_steer_the_terminal(tmp_path):
     lines = group(question="\x1b]0;mine\x07")
     lines[0]["turns"][0] |= {"action": "\x1b[31mred", "observation": "\u202e"}
     run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": lines}))
-    text = tell(run.groups[0], run.composition)
+    text = tell(run.groups[0], run)
     assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
 
 

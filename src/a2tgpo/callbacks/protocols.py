@@ -20,13 +20,14 @@ class ObservedMethod(Protocol):
 
 
 class ObservedLearner(Protocol):
-    """A learner as those see it who watch a run; none of this may be changed, but for `phases.on_start`."""
+    """A learner as those see it who watch a run; none of this may be changed, but for `phases.on_start`
+    and `phases.on_step`."""
 
     policy: Policy
     reference: Policy | None
     method: ObservedMethod
     phases: PhaseTimer
-    """Seconds of the whole run by phase, and whom to tell when a phase begins."""
+    """Seconds of the whole run by phase, and whom to tell when a phase begins and how far it is."""
     seconds: Mapping[str, float]
     """Seconds of each phase of the last iteration."""
     metrics: Mapping[str, float]

@@ -90,6 +90,7 @@ class A2TGPOModule(PolicyModule):
                 reference=self.reference,
                 by_reference=self.by_reference,
                 without_turns=isinstance(self.method.signal, WithoutTurns),
+                told=self.phases.step,
             )
             self.meter.positions.update(scored.positions)
         if self.log_gain_noise is None:
@@ -146,7 +147,7 @@ class A2TGPOModule(PolicyModule):
         device, precision = self.trainer.strategy.root_device, self.trainer.precision
         with self.phases("after_update"), precision_context(device, precision):
             batch, budget = self.rollout_batch, self.micro_batch_tokens
-            reading = read(self.policy, batch, (), budget, self.mini_batches, with_entropy=False)
+            reading = read(self.policy, batch, (), budget, self.mini_batches, with_entropy=False, told=self.phases.step)
         return after_update(self.method, batch, reading.tokens.logprobs)
 
     def setup(self, stage: str) -> None:
