@@ -53,13 +53,11 @@ def composed(run: Path, overrides: Sequence[str]) -> "DictConfig":
     """The configuration of a run like this one, but for `overrides`."""
     from hydra import compose, initialize_config_dir
 
-    from launch import LIKE, ROOT, prepare_process, require_settings, spelt_out
+    from launch import LIKE, ROOT, prepare_process, spelt_out
 
     prepare_process()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", overrides=spelt_out([f"{LIKE}{run}", *overrides]))
-    require_settings(config)
-    return config
+        return compose("train", overrides=spelt_out([f"{LIKE}{run}", *overrides]))
 
 
 if __name__ == "__main__":

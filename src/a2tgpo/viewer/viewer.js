@@ -5,6 +5,7 @@ const made = run.composition;
 const at = (id) => document.getElementById(id);
 const MOST_ROWS = 300;
 const sets = [...new Set(run.groups.map((g) => g.when))];  // rollout sets, in their order
+const isForked = (when) => when.endsWith("forks");
 const iterationOf = (when) => parseInt(when, 10);
 const state = { group: null, row: 0, turn: 0 };
 
@@ -25,6 +26,7 @@ function chooseFrom(id, entries, listen) {
 function drawRun() {
   const iteration = state.group.iteration;
   at("iteration").value = state.group.when;
+  at("sampled").textContent = isForked(state.group.when) ? `forks of the policy behind iteration ${iteration}: src/credit.py` : sampled;
   replace("health", health(run.curves, iteration, made));
   const pick = (x) => openSet(sets.reduce((a, b) => (Math.abs(iterationOf(b) - x) < Math.abs(iterationOf(a) - x) ? b : a)));
   replace("curves", Object.entries(run.curves).filter(([, points]) => points.length > 1 && points.some((p) => p[1] !== 0))
@@ -36,6 +38,8 @@ function drawPrompts() {
   const among = words ? run.groups.filter((g) => g.words.includes(words)) : of(state.group.when);
   const by = SORTS[at("sort").value].by, byDifference = at("sort").value === "disagreement";
   const found = among.filter(FILTERS[at("filter").value].keep).sort((a, b) => by(a) - by(b));
+  replace("differs", byDifference ? "difference" : "spread");
+  at("differs").title = byDifference ? "largest difference of the credits at a turn" : "largest less smallest gain";
   replace("prompt-rows", found.slice(0, MOST_ROWS).map((g) => promptRow(g, g === state.group, words !== "", byDifference, () => { openGroup(g); focusOn("grid"); })));
   const box = at("prompt-rows").closest(".scroll"), row = at("prompt-rows").querySelector(".chosen");
   if (row && (row.offsetTop < box.scrollTop || row.offsetTop > box.scrollTop + box.clientHeight - 40)) box.scrollTop = row.offsetTop - 60;
@@ -59,7 +63,8 @@ function drawTurn() {
   const { group, row, turn } = state, trajectory = group.trajectories[row];
   at("turn-title").textContent =
     `Trajectory ${shown(trajectory.sample)}, turn ${turn + 1} of ${trajectory.turns.length}: ${shown(trajectory.stop)}, outcome ${digits(trajectory.outcome)}`;
-  replace("texts", texts(trajectory, turn, (k) => open(group, row, k)));
+  const blamed = blameLine(trajectory, (k) => open(group, row, k));
+  replace("texts", blamed ?? [], texts(trajectory, turn, (k) => open(group, row, k)));
   replace("arithmetic", el("h3", {}, `Why turn ${turn + 1} has the advantage ${digits(trajectory.turns[turn].advantage)}`),
     el("p", {}, verdict(trajectory.turns[turn])),
     arithmeticTable(steps(trajectory, turn, group.columns[turn], made, run.beside)));
@@ -131,10 +136,11 @@ document.addEventListener("keydown", (event) => {
 
 replace("name", shown(run.name));
 const figures = Object.entries(run.figures).map(([name, value]) => `${name} ${digits(value)}`).join(", ");
-replace("told", shown([`experiment ${run.settings.experiment ?? "none"}`, ...run.settings.overrides, `seed ${run.settings.seed}`].join(" · ")),
+const changed = run.settings.overrides.length ? `, changed: ${run.settings.overrides.join(", ")}` : "";
+replace("told", shown(`experiment ${run.settings.experiment ?? "none"}, seed ${run.settings.seed}${changed}`),
   figures ? el("span", {}, ` · success: ${figures}`) : "");
 at("curves-fold").open = !matchMedia("(max-width: 800px)").matches;
-at("sampled").textContent = run.every === 1 ? `all ${run.n_groups} groups of the run's files`
+const sampled = run.every === 1 ? `all ${run.n_groups} groups of the run's files`
   : `${run.groups.length} of ${run.n_groups} groups: the first of every ${run.every} in the order of play, in each iteration`;
 replace("iteration", sets.map((when) => el("option", { value: when }, when)));
 at("iteration").addEventListener("change", () => openSet(at("iteration").value));
@@ -145,4 +151,4 @@ const recorded = Object.entries(MEASURES).filter(([, m]) => run.groups.some((g) 
 chooseFrom("measure", Object.fromEntries(recorded), drawGroup);
 at("search").addEventListener("input", drawPrompts);
 window.addEventListener("hashchange", follow);
-if (!follow()) openGroup(telling(of(sets.findLast((when) => !when.endsWith("forks")) ?? sets.at(-1))));
+if (!follow()) openGroup(telling(of(sets.findLast((when) => !isForked(when)) ?? sets.at(-1))));
