@@ -52,19 +52,20 @@ def credit(config: DictConfig) -> None:
         if config.save is not None:
             for one in forked.values():
                 write_forks(Path(config.save), one)
-        if config.run is not None and not config.frozen:
-            leave_lines(config, forked)
         reports = {name: judge_all(one, {_composition(): method}, config.batch_prompts) for name, one in forked.items()}
         directory = Path(config.paths.output_dir)
         write_json(directory / "credit.json", as_json(reports))
         for name, text in {"credit.md": markdown(reports), "credit.svg": draw(reports)}.items():
             with whole_file(directory / name) as file:
                 file.write(text)
+        lines = leave_lines(config, forked) if config.run is not None and not config.frozen else None
     print_reports(reports, Console())
     print(f"credit.json, credit.md, credit.svg: {directory}")
+    if lines is not None:
+        print(f"each turn beside the forks: {lines}; python src/view.py {config.run} shows them")
 
 
-def leave_lines(config: DictConfig, forked: "Mapping[str, Forked]") -> None:
+def leave_lines(config: DictConfig, forked: "Mapping[str, Forked]") -> Path:
     """The forked episodes in the directory of their run, with the credit that it trains with, for its page."""
     from a2tgpo.oracle.judge import Judge
     from a2tgpo.oracle.lines import write_lines
@@ -73,8 +74,7 @@ def leave_lines(config: DictConfig, forked: "Mapping[str, Forked]") -> None:
     run = Path(config.run)
     own = instantiate(OmegaConf.load(run / CONFIG).model.method, _convert_="all")
     (one,) = forked.values()
-    path = write_lines(run, iterations_in(Path(config.ckpt_path)), Judge(one, config.batch_prompts), own)
-    print(f"each turn beside the forks: {path}; python src/view.py {run} shows them")
+    return write_lines(run, iterations_in(Path(config.ckpt_path)), Judge(one, config.batch_prompts), own)
 
 
 def kept(path: Path) -> "dict[str, Forked]":
