@@ -151,12 +151,22 @@ def test_a_text_that_is_not_its_tokens_is_not_shaded(opened):
 def test_what_speaks_against_the_turns_of_a_failed_trajectory(opened):
     tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=2")
     assert tab.locator("#blame").inner_text() == (
-        "What speaks against its turns: lowest advantage: turn 1 · call not useful: turn 1"
+        "What speaks against its turns: lowest advantage, -1.5: turn 1 · call not useful: turn 1"
     )
     tab.locator("#blame button").first.click()
     assert place(tab)["turn"] == "1"
     cell(tab, 1, 0).click()
     assert tab.locator("#blame").count() == 0
+
+
+def test_where_nothing_tells_the_turns_apart_that_is_said(opened):
+    lines = group()
+    lines[0] |= {"advantage": [-1.0, -1.0], "belief": [0.35, 0.05]}
+    tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
+    assert tab.locator("#blame").inner_text() == (
+        "What speaks against its turns: nothing in the credit, which is the same for all · belief fell by 0.3: turn 1 "
+        "· call not useful: turn 1"
+    )
 
 
 def test_a_credit_that_goes_against_the_truth_is_named(opened):
@@ -176,7 +186,7 @@ def test_forks_stand_beside_the_credit(opened, tmp_path):
     shown = steps(tab)
     assert (shown["value before"], shown["oracle A*"], shown["error of A*"]) == ("0.5", "-0.25", "0.0625")
     assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-1.50", "|", "-0.25"]
-    assert "lowest oracle A*, two errors below 0: turn 1" in tab.locator("#blame").inner_text()
+    assert "lowest oracle A*, -0.25, two errors below 0: turn 1" in tab.locator("#blame").inner_text()
     tab.select_option("#measure", "oracle")
     assert cell(tab, 1, 0).inner_text().split() == ["●", "+0.13", "±", "0.06"]
     assert tab.locator("#sampled").inner_text().startswith("forks of the policy behind iteration 2")

@@ -23,6 +23,7 @@ CODE = (
     "prompts.js",
     "grid.js",
     "tokens.js",
+    "blame.js",
     "turn.js",
     "viewer.js",
 )

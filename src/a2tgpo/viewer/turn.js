@@ -103,39 +103,6 @@ function ofOthers(turn, beside) {
   return rows;
 }
 
-/** What speaks against turns of a failed trajectory: [what, the turns it is about]. None for a solved one. */
-function blame(trajectory) {
-  if (trajectory.solved) return [];
-  const turns = trajectory.turns, all = [...turns.keys()];
-  const fell = (k) => (turns[k].has_gain && k + 1 < trajectory.belief.length ? trajectory.belief[k + 1] - trajectory.belief[k] : 0);
-  const worst = (of) => all.reduce((a, b) => (of(b) < of(a) ? b : a));
-  const surely = (k) => Math.min(0, (turns[k].oracle_advantage ?? 0) + 2 * (turns[k].oracle_error ?? 0));
-  const dropped = worst(fell), lost = worst(surely), lowest = least(trajectory, MEASURES.advantage);
-  return [
-    ["lowest advantage", lowest < 0 ? [] : [lowest]],
-    ["lowest oracle A*, two errors below 0", surely(lost) < 0 ? [lost] : []],
-    ["belief fell most", fell(dropped) < 0 ? [dropped] : []],
-    ["call not useful", all.filter((k) => turns[k].useful === false)],
-    ["call failed", all.filter((k) => turns[k].calls.some((c) => c.why && c.result === "failed"))],
-    [`ended by ${trajectory.stop}`, trajectory.stop === "answered" ? [] : [turns.length - 1]],
-  ].filter(([, about]) => about.length);
-}
-
-/** The same as a line whose turns can be opened. */
-function blameLine(trajectory, open) {
-  const links = (about) => about.map((k, i) => [i ? ", " : "", el("button", { class: "link", click: () => open(k) }, `turn ${k + 1}`)]).flat();
-  const against = blame(trajectory).map(([what, about], i) => [i ? " · " : "", `${what}: `, ...links(about)]).flat();
-  return against.length ? el("p", { id: "blame" }, el("strong", {}, "What speaks against its turns: "), ...against) : null;
-}
-
-/** Where the credit goes against what the task knows of a call. */
-function against(turn) {
-  const advantage = Number(turn.advantage);
-  if (turn.useful === false && advantage > 0) return " The task knows that its call was not useful: here the credit is mistaken.";
-  if (turn.useful && advantage < 0) return " The task knows that its call was useful: it pays for what came with it.";
-  return "";
-}
-
 /** In a sentence, where the advantage comes from. */
 function verdict(turn) {
   const way = (x) => (Number(x) > 0 ? "pushes up by" : "pulls down by");

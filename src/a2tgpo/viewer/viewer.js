@@ -139,7 +139,7 @@ const figures = Object.entries(run.figures).map(([name, value]) => `${name} ${di
 const changed = run.settings.overrides.length ? `, changed: ${run.settings.overrides.join(", ")}` : "";
 replace("told", shown(`experiment ${run.settings.experiment ?? "none"}, seed ${run.settings.seed}${changed}`),
   figures ? el("span", {}, ` · success: ${figures}`) : "");
-at("curves-fold").open = !matchMedia("(max-width: 800px)").matches;
+at("curves-fold").open = matchMedia("(min-width: 801px) and (min-height: 1000px)").matches;  // the group comes first
 const sampled = run.every === 1 ? `all ${run.n_groups} groups of the run's files`
   : `${run.groups.length} of ${run.n_groups} groups: the first of every ${run.every} in the order of play, in each iteration`;
 replace("iteration", sets.map((when) => el("option", { value: when }, when)));
