@@ -161,11 +161,11 @@ def test_what_speaks_against_the_turns_of_a_failed_trajectory(opened):
 
 def test_where_nothing_tells_the_turns_apart_that_is_said(opened):
     lines = group()
-    lines[0] |= {"advantage": [-1.0, -1.0], "belief": [0.35, 0.05]}
+    lines[0] |= {"advantage": [-1.0, -1.0], "belief": [0.35, 0.05], "metrics": {"success": 0.0, "early_answer": 1.0}}
     tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
     assert tab.locator("#blame").inner_text() == (
         "What speaks against its turns: nothing in the credit, which is the same for all · belief fell by 0.3: turn 1 "
-        "· call not useful: turn 1"
+        "· call not useful: turn 1 · answered before all was found that it takes: turn 2"
     )
 
 

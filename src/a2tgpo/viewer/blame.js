@@ -16,6 +16,7 @@ function blame(trajectory) {
     [`belief fell by ${digits(-fell(dropped))}`, fell(dropped) < -FELL ? [dropped] : []],
     ["call not useful", all.filter((k) => turns[k].useful === false)],
     ["call failed", all.filter((k) => turns[k].calls.some((c) => c.why && c.result === "failed"))],
+    ["answered before all was found that it takes", trajectory.metrics.early_answer ? [turns.length - 1] : []],
     [`ended by ${trajectory.stop}`, trajectory.stop === "answered" ? [] : [turns.length - 1]],
   ].filter(([, about]) => about.length);
 }
@@ -31,7 +32,7 @@ function blameLine(trajectory, open) {
 /** Where the credit goes against what the task knows of a call. */
 function against(turn) {
   const advantage = Number(turn.advantage);
-  if (turn.useful === false && advantage > 0) return " The task knows that its call was not useful: here the credit is mistaken.";
-  if (turn.useful && advantage < 0) return " The task knows that its call was useful: it pays for what came with it.";
+  if (turn.useful === false && advantage > 0) return " The task knows that its call was not useful, and yet it is made more likely.";
+  if (turn.useful && advantage < 0) return " The task knows that its call was useful, and yet it is made less likely.";
   return "";
 }
