@@ -1,7 +1,7 @@
 """The page in a real Chromium: numbers, clicks, keys, links, hostile texts; nothing is asked of the network."""
 
 import shutil
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -69,7 +69,8 @@ def steps(tab):
 
 
 def place(tab):
-    return {key: value[0] for key, value in parse_qs(urlsplit(tab.url).fragment).items()}
+    """What the address names; asked of the page, as the browser's own news of it may come late."""
+    return {key: value[0] for key, value in parse_qs(tab.evaluate("location.hash.slice(1)")).items()}
 
 
 def cell(tab, trajectory, turn):
