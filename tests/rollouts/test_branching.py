@@ -10,9 +10,9 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.rollouts.branching import Branching
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.scoring.batch import collate
-from a2tgpo.scoring.record import credit_record
 from a2tgpo.scoring.score import score
 from a2tgpo.system.errors import SettingError
+from a2tgpo.training.record import credit_record
 from tests.helpers.shipped import CONFIGS
 from tests.helpers.tiny_runs import SHIPPED
 

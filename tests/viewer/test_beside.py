@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 import view
 from a2tgpo.method.method import PAPER
 from a2tgpo.method.protocols import ForkedCredit
-from a2tgpo.scoring.record import credit_record
 from a2tgpo.scoring.score import score
+from a2tgpo.training.record import credit_record
 from a2tgpo.viewer.beside import Beside
 from a2tgpo.viewer.run_data import read_run
 from tests.helpers.experiments import CONFIGS

@@ -8,9 +8,9 @@ import torch
 from a2tgpo.method.protocols import Clipper
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Trajectory
-from a2tgpo.scoring.after_update import AfterUpdate
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.timing import PhaseTimer
+from a2tgpo.training.after_update import AfterUpdate
 
 
 class ObservedMethod(Protocol):

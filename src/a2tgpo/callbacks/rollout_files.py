@@ -7,9 +7,9 @@ from lightning import Callback, Trainer
 from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.callbacks.rich_logging import log_text
 from a2tgpo.rollouts.transcripts import render
-from a2tgpo.scoring.record import credit_record, update_record
 from a2tgpo.system.jsonl import write_jsonl
 from a2tgpo.system.settings import require_all
+from a2tgpo.training.record import credit_record, update_record
 
 
 class RolloutFiles(Callback):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from a2tgpo.method.method import Method
 from a2tgpo.oracle.judge import Judge
-from a2tgpo.scoring.record import credit_record
 from a2tgpo.system.jsonl import write_jsonl
+from a2tgpo.training.record import credit_record
 
 FOLDER = "forks"
 """Of the run directory."""

@@ -11,7 +11,6 @@ from a2tgpo.method.method import Method
 from a2tgpo.method.protocols import ForkedCredit, ReferenceSignal, WithoutTurns
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Task, Trajectory
-from a2tgpo.scoring.after_update import AfterUpdate, after_update
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.scoring.beliefs import require_context_length
 from a2tgpo.scoring.noise import log_gain_noise
@@ -19,6 +18,7 @@ from a2tgpo.scoring.score import read, score, token_stats
 from a2tgpo.system.distributed import mean_over_ranks
 from a2tgpo.system.process import precision_context
 from a2tgpo.system.settings import require
+from a2tgpo.training.after_update import AfterUpdate, after_update
 from a2tgpo.training.meters import IterationMeter
 from a2tgpo.training.metrics import Movement, movement, rollout_metrics
 from a2tgpo.training.optimization import require_finite_weights

@@ -14,9 +14,9 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.policies.policy import Policy
-from a2tgpo.scoring.after_update import after_update
 from a2tgpo.scoring.batch import collate
-from a2tgpo.scoring.record import credit_record, update_record
+from a2tgpo.training.after_update import after_update
+from a2tgpo.training.record import credit_record, update_record
 from tests.helpers.build import build_trajectory
 
 CHANGES = ((0.03, -0.01), (-0.05, -0.05, 0.01))

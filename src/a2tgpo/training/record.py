@@ -5,8 +5,8 @@ from typing import Any
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.rollouts.transcripts import record
-from a2tgpo.scoring.after_update import AfterUpdate
 from a2tgpo.scoring.batch import RolloutBatch
+from a2tgpo.training.after_update import AfterUpdate
 
 VERSION = 3
 """Of the lines. 2 has nothing of what other credits and the policy after the update need; 1 has no version and no
