@@ -75,6 +75,6 @@ def test_a_text_cannot_steer_the_terminal(tmp_path):
 def test_the_page_is_written_where_it_is_asked_for(tmp_path, capsys):
     run = leave_viewed_run(tmp_path / "run", {"000001-rank0": GROUP})
     view.view(asked(run))
-    assert capsys.readouterr().out == f"1 of 1 groups, 0.0 MB: {run / 'view.html'}\n"
+    assert capsys.readouterr().out == f"1 of 1 groups, 0.1 MB: {run / 'view.html'}\n"
     view.view(asked(run, output=tmp_path / "other.html"))
     assert (tmp_path / "other.html").read_bytes() == (run / "view.html").read_bytes()
