@@ -2,20 +2,21 @@
 project, or those of a run or policy of one's own. Takes the overrides of train.py."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
 from error_lines import one_line_errors
 from launch import LIKE, ROOT, launch, prepare_process, quiet_libraries, require_settings
+from run_directories import CONFIG
 
 if TYPE_CHECKING:
     from a2tgpo.oracle.forked import Forked
@@ -57,8 +58,23 @@ def credit(config: DictConfig) -> None:
         for name, text in {"credit.md": markdown(reports), "credit.svg": draw(reports)}.items():
             with whole_file(directory / name) as file:
                 file.write(text)
+        lines = leave_lines(config, forked) if config.run is not None and not config.frozen else None
     print_reports(reports, Console())
     print(f"credit.json, credit.md, credit.svg: {directory}")
+    if lines is not None:
+        print(f"each turn beside the forks: {lines}; python src/view.py {config.run} shows them")
+
+
+def leave_lines(config: DictConfig, forked: "Mapping[str, Forked]") -> Path:
+    """The forked episodes in the directory of their run, with the credit that it trains with, for its page."""
+    from a2tgpo.oracle.judge import Judge
+    from a2tgpo.oracle.lines import write_lines
+    from a2tgpo.policies.checkpoint import iterations_in
+
+    run = Path(config.run)
+    own = instantiate(OmegaConf.load(run / CONFIG).model.method, _convert_="all")
+    (one,) = forked.values()
+    return write_lines(run, iterations_in(Path(config.ckpt_path)), Judge(one, config.batch_prompts), own)
 
 
 def kept(path: Path) -> "dict[str, Forked]":

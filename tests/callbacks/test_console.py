@@ -43,6 +43,18 @@ def test_plain_lines_where_there_is_no_terminal(config, capsys):
     assert not any("\x1b" in line for line in lines)
 
 
+def test_lines_say_how_far_each_phase_is_where_it_takes_long(config, capsys, monkeypatch):
+    monkeypatch.setattr("a2tgpo.system.progress.SECONDS", 0.0)
+    train.train(config)
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"\w+(/3)?: ", line)]
+    for phase, total in (("rollout", 8), ("update", 2)):
+        unit = {"rollout": "episodes", "update": "optimizer steps"}[phase]
+        told = [line for line in lines if line.startswith(f"2/3: {phase}")]
+        assert told[-total:] == [f"2/3: {phase} {done} of {total} {unit}" for done in range(1, total + 1)]
+    assert re.fullmatch(r"1/3: scoring (\d+) of \1 micro-batches", [li for li in lines if "1/3: scoring" in li][-1])
+    assert "start: validation 4 of 4 episodes" in lines and "end: validation 4 of 4 episodes" in lines
+
+
 def test_a_resumed_run_says_so_and_how_old_its_validation_is(config, capsys):
     config.trainer.max_epochs, config.trainer.check_val_every_n_epoch = 1, 1
     train.train(config)
@@ -185,11 +197,12 @@ class PhaseSpy(Callback):
     """Notes the phase that the bar shows while a batch is trained on, and the phases that were begun."""
 
     def __init__(self, progress):
-        self.progress, self.shown, self.begun = progress, set(), []
+        self.progress, self.shown, self.begun, self.far = progress, set(), [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         task = self.progress.bar.tasks[0]
         self.shown.add((task.fields["phase"], task.completed, task.total))
+        self.far.append(task.fields["far"])
 
     def on_train_start(self, trainer, pl_module):
         show = pl_module.phases.on_start
@@ -210,6 +223,7 @@ def test_bar_shows_phases_and_iterations_on_a_terminal(config):
     trainer.fit(learner, data)
     assert 0 < screen.getvalue().index("starting") < screen.getvalue().index("1/3  train")
     assert spy.shown == {("update", done, 3) for done in range(3)}
+    assert spy.far == ["1/2", "2/2"] * 3
     assert {begun for begun, _ in spy.begun} == {"rollout", "scoring", "update", "validation"}
     assert all(begun == shown for begun, shown in spy.begun)
     assert "3/3  train 0.000  " in screen.getvalue()

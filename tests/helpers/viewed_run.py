@@ -9,12 +9,17 @@ from typing import Any
 import yaml
 
 PARTS = "a2tgpo.method"
-MODEL = {
-    "signal": {"_target_": f"{PARTS}.signals.information_gain.InformationGain", "gain": "prob"},
+PARTS_OF_METHOD = {
+    "signal": {
+        "_target_": f"{PARTS}.signals.information_gain.InformationGain",
+        "gain": "prob",
+        "baseline": "query",
+        "aliases": "first",
+    },
     "credit": {
         "_target_": f"{PARTS}.credits.staged.StagedCredit",
-        "outcome": {"_target_": f"{PARTS}.normalizers.prompt_group.PromptGroup"},
-        "normalizer": {"_target_": f"{PARTS}.normalizers.turn_group.TurnGroup"},
+        "outcome": {"_target_": f"{PARTS}.normalizers.prompt_group.PromptGroup", "resolution": 1e-6},
+        "normalizer": {"_target_": f"{PARTS}.normalizers.turn_group.TurnGroup", "resolution": "auto"},
         "accumulator": {"_target_": f"{PARTS}.accumulators.variance_rescaled.VarianceRescaled", "gamma": 1.0},
         "combiner": {"_target_": f"{PARTS}.combiners.additive.Additive", "alpha": 0.5},
     },
@@ -25,6 +30,13 @@ MODEL = {
         "eps_high": 0.02,
     },
 }
+REST = {
+    "ratio": {"_target_": f"{PARTS}.ratios.turn.TurnRatio"},
+    "surrogate": {"_target_": f"{PARTS}.surrogates.ppo.PPO"},
+    "aggregation": {"_target_": f"{PARTS}.aggregations.seq_mean_token_mean.SeqMeanTokenMean"},
+    "correction": {"_target_": f"{PARTS}.corrections.none.NoCorrection"},
+}
+MODEL = PARTS_OF_METHOD | {"method": {"_target_": f"{PARTS}.method.Method"} | PARTS_OF_METHOD | REST}
 NARROW, WIDE = 0.86136484, 1.1386352
 """1 + 0.3·(2σ(∓1) − 1)"""
 
@@ -37,7 +49,8 @@ def turn(action: str, observation: str = "", useful: bool | None = None) -> dict
 
 
 def line(sample: int, outcome: float, turns: Sequence[Mapping[str, Any]], **credit: Sequence[Any]) -> dict[str, Any]:
-    """A line of version 2."""
+    """A line of version 3; each action is one token."""
+    n_turns = len(turns)
     return {
         "task_id": "t-1",
         "question": "Who rules Kinu?",
@@ -51,7 +64,15 @@ def line(sample: int, outcome: float, turns: Sequence[Mapping[str, Any]], **cred
         "outcome": outcome,
         "stop": "answered",
         "metrics": {"success": outcome},
-        "version": 2,
+        "version": 3,
+        "state_ids": list(range(n_turns)),
+        "did_ids": [10 * sample + t for t in range(n_turns)],
+        "n_new_pieces": [0] * n_turns,
+        "values": [],
+        "ratio": [1.0] * n_turns,
+        "clipped": [0.0] * n_turns,
+        "logprob_change": [[0.0]] * n_turns,
+        "token_lengths": [[len(turn["action"])] for turn in turns],
         **credit,
     }
 
@@ -69,6 +90,10 @@ GROUP = [
         turn_credit=[-0.5, 0.0],
         clip_low=[0.01 * NARROW, 0.01],
         clip_high=[0.02 * NARROW, 0.02],
+        ratio=[0.984127, 1.0],
+        clipped=[1.0, 0.0],
+        logprob_change=[[-0.04, 0.008], [0.0]],
+        token_lengths=[[4, 8], [11]],
     ),
     line(
         1,
@@ -87,13 +112,28 @@ GROUP = [
 """Turn 1: gains 0.1 and 0.3, mean 0.2, σ 0.1, so îg is −1 and 1. Turn 2: one gain. R̂ is −1 and 1, α 0.5."""
 
 
+NEWER = ("state_ids", "did_ids", "n_new_pieces", "values", "ratio", "clipped", "logprob_change", "token_lengths")
+"""What version 2 has not."""
+
+
+def older(version: int) -> list[dict[str, Any]]:
+    """The lines of `GROUP` as version 1 or 2 wrote them."""
+    gone = NEWER if version == 2 else (*NEWER, "version", "turn_credit")
+    known = {} if version == 1 else {"version": version}
+    return [{key: value for key, value in one.items() if key not in gone} | known for one in group()]
+
+
 def group(**changes: Any) -> list[dict[str, Any]]:
     """The lines of `GROUP`, with other values of keys that stand once in a line."""
     return [copy.deepcopy(one) | changes for one in GROUP]
 
 
-def leave_viewed_run(directory: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
-    """A run with these lines in `rollouts/`, by the stem of their file."""
+Files = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Lines by the stem of their file."""
+
+
+def leave_viewed_run(directory: Path, files: Files, forks: Files | None = None) -> Path:
+    """A run with these lines in `rollouts/` and `forks/`."""
     (directory / "rollouts").mkdir(parents=True)
     told = {"experiment": "a2tgpo", "overrides": ["experiment=a2tgpo", "seed=3"]}
     config = {"seed": 3, "model": MODEL, "callbacks": {"summary": told}}
@@ -101,7 +141,9 @@ def leave_viewed_run(directory: Path, files: Mapping[str, Sequence[Mapping[str, 
     (directory / "summary.json").write_text('{"val/success/start": 0.25, "test/success": 0.75}')
     columns = "iteration,train/success,update/clip_fraction,val/success\n"
     (directory / "metrics.csv").write_text(f"{columns}0,,,0.25\n1,0.5,0.0,\n2,0.625,0.0312,0.5\n")
-    for stem, lines in files.items():
-        text = "".join(json.dumps(one) + "\n" for one in lines)
-        (directory / "rollouts" / f"{stem}.jsonl").write_text(text)
+    for folder, own in (("rollouts", files), ("forks", forks or {})):
+        (directory / folder).mkdir(exist_ok=True)
+        for stem, lines in own.items():
+            text = "".join(json.dumps(one) + "\n" for one in lines)
+            (directory / folder / f"{stem}.jsonl").write_text(text)
     return directory

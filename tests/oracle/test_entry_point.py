@@ -34,6 +34,9 @@ def test_forks_of_a_run_are_played_kept_and_judged_again(tmp_path):
     kept = f"save={tmp_path / 'forks.npz'}"
     code, out, err = called(f"run={tmp_path / 'run'}", *FEW, kept, f"hydra.run.dir={tmp_path / 'first'}")
     assert code == 0 and out.startswith("run: prompts 2, trajectories 4, turns "), err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "forks" / "000001-rank0.jsonl").open()]
+    assert len(lines) == 4 and all(len(line["oracle_advantage"]) == len(line["turns"]) for line in lines)
+    assert out.splitlines()[-1].startswith("each turn beside the forks: ")
     code, out, err = called(
         f"frozen={tmp_path / 'forks.npz'}", "batch_prompts=1", f"hydra.run.dir={tmp_path / 'second'}", "experiment=grpo"
     )

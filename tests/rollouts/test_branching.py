@@ -6,14 +6,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from a2tgpo.callbacks.rollout_files import credit_record
 from a2tgpo.method.method import PAPER
 from a2tgpo.rollouts.branching import Branching
 from a2tgpo.rollouts.trajectory import Split
-from a2tgpo.rollouts.transcripts import record
 from a2tgpo.scoring.batch import collate
 from a2tgpo.scoring.score import score
 from a2tgpo.system.errors import SettingError
+from a2tgpo.training.record import credit_record
 from tests.helpers.shipped import CONFIGS
 from tests.helpers.tiny_runs import SHIPPED
 
@@ -87,7 +86,7 @@ def test_a_shared_turn_has_one_gain_in_its_group_and_beliefs_behind_it_are_those
         if t.n_shared and credit.gain_mask[row, t.n_shared]:
             gain = credit.belief[row, t.n_shared + 1] - credit.belief[row, t.n_shared]
             assert credit.gain[row, t.n_shared] == gain
-        line = record(t) | credit_record(t, replace(scored.batch, credit=credit), row)
+        line = credit_record(t, replace(scored.batch, credit=credit), row)
         assert line["n_shared"] == t.n_shared and line["advantage"][: t.n_shared] == [0.0] * t.n_shared
         assert len(line["advantage"]) == len(t.turns) and len(line["belief"]) == len(t.context_lengths)
         assert all(0 < belief <= 1 for belief in line["belief"])

@@ -16,10 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from a2tgpo.evaluation.runs import read_rows
+from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.viewer.arithmetic import explain
 from a2tgpo.viewer.page import page
 from a2tgpo.viewer.run_data import read_run
 from tests.helpers.experiments import EXPERIMENTS, RIVALS, lanes
+from tests.helpers.shipped import pretrained_policy
 from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, same, start, table
 
 PLAYABLE = [name for name in EXPERIMENTS if not re.search("qwen|pretrained|small", name)]
@@ -340,11 +342,33 @@ def test_rollout_files_hold_turns_with_their_credit_and_old_ones_go(finished):
         for line in made:
             turns = len(line["turns"])
             credit = ("gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
-            assert line["version"] == 2 and all(len(line[key]) == turns for key in credit)
+            assert line["version"] == 3 and all(len(line[key]) == turns for key in credit)
             process = sum(bool(turn["observation_ids"]) for turn in line["turns"])
             assert sum(line["has_gain"]) == process and len(line["belief"]) == process + 1
             assert all(len(turn["action_ids"]) == len(turn["action_logprobs"]) for turn in line["turns"])
             assert {"task_id", "question", "answers", "prompt_ids", "outcome", "stop", "metrics"} <= set(line)
+
+
+def test_rollout_files_hold_the_ratios_of_the_policy_behind_the_last_step(finished):
+    policy = pretrained_policy(SHIPPED)
+    load_weights(policy, finished / "checkpoints" / "last.ckpt")
+    moved = 0
+    for line in rollouts(finished)[-1]:
+        ids = list(line["prompt_ids"])
+        for t, turn in enumerate(line["turns"]):
+            action = torch.tensor(turn["action_ids"])
+            with torch.no_grad():
+                logits = policy.model(torch.tensor([ids + turn["action_ids"]])).logits[0, len(ids) - 1 : -1]
+            change = logits.log_softmax(-1).gather(1, action[:, None])[:, 0] - torch.tensor(turn["action_logprobs"])
+            assert line["ratio"][t] == pytest.approx(change.mean().exp().item(), abs=2e-5)
+            assert line["logprob_change"][t] == pytest.approx(change.tolist(), rel=6e-3, abs=2e-5)
+            assert sum(line["token_lengths"][t]) == len(turn["action"])
+            ratio, up = line["ratio"][t], line["advantage"][t] > 0
+            over = ratio > 1 + line["clip_high"][t] if up else ratio < 1 - line["clip_low"][t]
+            assert line["clipped"][t] == float(over and line["advantage"][t] != 0)
+            moved += abs(ratio - 1) > 1e-3
+            ids += turn["action_ids"] + turn["observation_ids"]
+    assert moved > 10
 
 
 def test_the_page_holds_the_credit_of_every_turn_as_the_method_made_it(finished):

@@ -1,13 +1,14 @@
 """The page in a real Chromium: numbers, clicks, keys, links, hostile texts; nothing is asked of the network."""
 
 import shutil
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 
+from a2tgpo.viewer.groups import CREDIT
 from a2tgpo.viewer.page import write_page
-from a2tgpo.viewer.run_data import PER_TURN, read_run
-from tests.helpers.viewed_run import GROUP, group, leave_viewed_run
+from a2tgpo.viewer.run_data import read_run
+from tests.helpers.viewed_run import GROUP, group, leave_viewed_run, older
 
 pytestmark = pytest.mark.browser
 HOSTILE = "</script><img src=x onerror=alert(1)><b>bold</b>\u202eback"
@@ -33,10 +34,12 @@ def opened(chromium, tmp_path):
     asked, wrong, dialogs = [], [], []
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
 
-    def open_page(files, fragment="", width=1280):
+    def open_page(files, fragment="", width=1280, forks=None, other=None, table=None):
         path = tmp_path / "run" / "view.html"
-        if not path.exists():
-            write_page(read_run(leave_viewed_run(tmp_path / "run", files)), path)
+        leave_viewed_run(path.parent, files, forks)
+        if table:
+            (path.parent / "metrics.csv").write_text(table)
+        write_page(read_run(path.parent, other=other), path)
         tab = context.new_page()
         tab.set_viewport_size({"width": width, "height": 900})
         tab.on("request", lambda request: asked.append(request.url))
@@ -66,7 +69,8 @@ def steps(tab):
 
 
 def place(tab):
-    return {key: value[0] for key, value in parse_qs(urlsplit(tab.url).fragment).items()}
+    """What the address names; asked of the page, as the browser's own news of it may come late."""
+    return {key: value[0] for key, value in parse_qs(tab.evaluate("location.hash.slice(1)")).items()}
 
 
 def cell(tab, trajectory, turn):
@@ -80,7 +84,7 @@ def test_a_click_opens_the_turn_whose_numbers_are_those_of_the_file(opened):
         for t, turn in enumerate(written["turns"]):
             cell(tab, row, t).click()
             shown = steps(tab)
-            for name, key in zip(names, PER_TURN, strict=False):
+            for name, key in zip(names, CREDIT, strict=False):
                 if name and (key not in ("gain", "normalized_gain") or written["has_gain"][t]):
                     assert float(shown[name]) == pytest.approx(written[key][t], rel=5e-5)
             assert float(shown["clip bound above"]) == pytest.approx(1 + written["clip_high"][t], rel=5e-5)
@@ -102,6 +106,141 @@ def test_cells_show_what_is_chosen(opened, measure, expected):
     tab.select_option("#measure", measure)
     assert cell(tab, 0, 0).inner_text().split()[-1] == expected
     assert "179, 88, 6" in cell(tab, 0, 0).get_attribute("style") or measure == "gain"
+
+
+def test_the_ratio_after_the_last_step_and_whether_it_is_clipped(opened):
+    tab = opened(two_groups())
+    cell(tab, 0, 0).click()
+    shown = steps(tab)
+    assert (shown["ratio after the last step"], shown["clipped"]) == ("0.98413", "yes")
+    cell(tab, 1, 0).click()
+    assert (steps(tab)["ratio after the last step"], steps(tab)["clipped"]) == ("1", "no")
+    tab.select_option("#measure", "ratio")
+    assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "0.98", "clipped"]
+    assert (
+        cell(tab, 0, 0)
+        .get_attribute("aria-label")
+        .startswith("trajectory 0, turn 1: ratio after the last step 0.98413 clipped")
+    )
+
+
+def test_tokens_are_shaded_by_their_change_and_say_it(opened):
+    tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=1")
+    tokens = tab.locator("article.chosen .token")
+    assert tokens.all_inner_texts() == ["ask ", "for Sivo"]
+    assert "rgba(179, 88, 6, 0.600)" in tokens.nth(0).get_attribute("style")
+    assert "rgba(33, 102, 172, 0.120)" in tokens.nth(1).get_attribute("style")
+    said = tab.locator("article.chosen output")
+    tokens.nth(1).hover()
+    assert said.inner_text() == "token 2 of 2, “for Sivo”: 0.008 nats, 1.008 times as likely"
+    tokens.nth(0).focus()
+    assert said.inner_text().startswith("token 1 of 2, “ask ”: -0.04 nats")
+    tab.keyboard.press("ArrowRight")
+    assert said.inner_text().startswith("token 2 of 2") and place(tab)["turn"] == "1"
+    assert tokens.nth(1).get_attribute("aria-label") == "for Sivo, 0.008 nats"
+    assert tab.locator("article:not(.chosen) .token").count() == 0
+
+
+def test_a_text_that_is_not_its_tokens_is_not_shaded(opened):
+    lines = group()
+    lines[0]["token_lengths"][0] = [4, 7]
+    tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
+    assert tab.locator(".token").count() == 0
+    assert tab.locator("article.chosen pre").first.inner_text() == "ask for Sivo"
+
+
+def test_what_speaks_against_the_turns_of_a_failed_trajectory(opened):
+    tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=2")
+    assert tab.locator("#blame").inner_text() == (
+        "What speaks against its turns: lowest advantage, -1.5: turn 1 · call not useful: turn 1"
+    )
+    tab.locator("#blame button").first.click()
+    assert place(tab)["turn"] == "1"
+    cell(tab, 1, 0).click()
+    assert tab.locator("#blame").count() == 0
+
+
+def test_where_nothing_tells_the_turns_apart_that_is_said(opened):
+    lines = group()
+    lines[0] |= {"advantage": [-1.0, -1.0], "belief": [0.35, 0.05], "metrics": {"success": 0.0, "early_answer": 1.0}}
+    tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
+    assert tab.locator("#blame").inner_text() == (
+        "What speaks against its turns: nothing in the credit, which is the same for all · belief fell by 0.3: turn 1 "
+        "· call not useful: turn 1 · answered before all was found that it takes: turn 2"
+    )
+
+
+def test_a_credit_that_goes_against_the_truth_is_named(opened):
+    lines = group()
+    lines[0]["advantage"][0] = 0.5
+    tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
+    assert "The task knows that its call was not useful" in tab.locator("#arithmetic p").inner_text()
+
+
+def test_forks_stand_beside_the_credit(opened, tmp_path):
+    forked = [
+        one | {"oracle_advantage": [value] + [0.0] * (n - 1), "oracle_error": [0.0625] * n, "value": [0.5] * n}
+        for one, value in zip(group(), (-0.25, 0.125), strict=True)
+        for n in [len(one["turns"])]
+    ]
+    tab = opened(two_groups(), "#iteration=2+forks&rank=0&group=0&trajectory=0&turn=1", forks={"000002-rank0": forked})
+    shown = steps(tab)
+    assert (shown["value before"], shown["oracle A*"], shown["error of A*"]) == ("0.5", "-0.25", "0.0625")
+    assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-1.50", "|", "-0.25"]
+    assert "lowest oracle A*, -0.25, two errors below 0: turn 1" in tab.locator("#blame").inner_text()
+    tab.select_option("#measure", "oracle")
+    assert cell(tab, 1, 0).inner_text().split() == ["●", "+0.13", "±", "0.06"]
+    assert tab.locator("#sampled").inner_text().startswith("forks of the policy behind iteration 2")
+    tab.select_option("#iteration", "1")
+    assert "oracle A*" not in steps(tab) and place(tab)["iteration"] == "1"
+
+
+class Halved:
+    """A credit that gives half to the first prompt, and the negative to the second."""
+
+    name = "half & <b>half</b>"
+
+    def __call__(self, lines, log_gain_noise):
+        for one in lines:
+            factor = -1.0 if one["group"] else 0.5
+            one["beside"] = [factor * value for value in one["advantage"]]
+            one["disagreement"] = [value - factor * value for value in one["advantage"]]
+
+
+def test_two_credits_side_by_side(opened):
+    tab = opened(two_groups(), "#iteration=1&rank=0&group=0&trajectory=0&turn=1", other=Halved())
+    assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-1.50", "|", "-0.75"]
+    shown = steps(tab)
+    assert (shown["Â beside"], shown["difference"]) == ("-0.75", "-0.75")
+    assert "Behind the bar: Â of half & <b>half</b>." in tab.locator("#meaning").inner_text()
+    tab.select_option("#sort", "disagreement")
+    assert tab.locator("#prompt-rows button").all_inner_texts() == ["Who lost Sivo?", "Who rules Kinu?"]
+    assert tab.locator("#prompt-rows td.number").all_inner_texts()[1::2] == ["3.00", "0.75"]
+    assert tab.locator("#differs").inner_text() == "difference"
+    tab.select_option("#measure", "beside")
+    assert cell(tab, 1, 0).inner_text().split()[-1] == "+0.68"
+
+
+def test_without_another_credit_there_is_none_to_choose(opened):
+    tab = opened(two_groups())
+    offered = tab.locator("#measure option, #sort option").evaluate_all("all => all.map(o => o.value)")
+    assert not {"beside", "disagreement", "oracle"} & {*offered} and "ratio" in offered
+
+
+def test_health_says_where_to_look_and_why(opened):
+    tab = opened(two_groups(), table="iteration,update/clip_fraction,train/tool_failures\n1,0.75,0.0\n2,0.5,0.25\n")
+    strip = tab.locator("#health div")
+    assert strip.all_inner_texts() == [
+        "clipped tokens\n0.5 ✓ ok",
+        "failed calls\n0.25 ! look\nabove 0.1: more than one episode in ten meets a broken tool, and learns from it; "
+        "the turns say why",
+    ]
+    tab.select_option("#iteration", "1")
+    assert "look" in strip.first.inner_text() and "ok" in strip.last.inner_text()
+    tab.locator("summary", has_text="from where on to look").click()
+    limits = tab.locator("#limits tbody tr")
+    assert limits.count() == 7 and all(limits.locator("td:last-child").all_inner_texts())
+    assert limits.nth(1).locator("td").nth(1).inner_text() == "0.01"  # the narrower clip bound of the run
 
 
 def test_columns_have_the_moments_of_their_turn_group(opened):
@@ -178,9 +317,6 @@ def test_it_is_readable_on_a_telephone_and_names_what_it_shows(opened):
 
 
 def test_an_older_file_opens(opened):
-    lines = group()
-    for one in lines:
-        del one["version"], one["turn_credit"]
-    tab = opened({"000001-rank0": lines})
+    tab = opened({"000001-rank0": older(1)})
     cell(tab, 1, 0).click()
     assert steps(tab)["turn credit"] == "0.35355"

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from a2tgpo.viewer.groups import CREDIT
 from a2tgpo.viewer.page import CODE, inline_json, page, page_data
-from a2tgpo.viewer.run_data import PER_TURN, read_run
+from a2tgpo.viewer.run_data import read_run
 from tests.helpers.viewed_run import GROUP, group, leave_viewed_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> {{code}} \u202e\u2028 <!-- & \ud83d\ude00"
@@ -21,7 +22,7 @@ def test_embedded_numbers_are_those_of_the_file(tmp_path):
     data = embedded(page(read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": GROUP}))))
     for shown, written in zip(data["groups"][0]["trajectories"], GROUP, strict=True):
         assert shown["belief"] == written["belief"]
-        assert [[turn[name] for turn in shown["turns"]] for name in PER_TURN] == [written[name] for name in PER_TURN]
+        assert [[turn[name] for turn in shown["turns"]] for name in CREDIT] == [written[name] for name in CREDIT]
     assert data["figures"] == {"start": 0.25, "test": 0.75}
     assert data["curves"]["train/success"] == [[1, 0.5], [2, 0.625]]
     assert data["curves"]["val/success"] == [[0, 0.25], [2, 0.5]]

@@ -8,9 +8,10 @@ import torch
 
 from a2tgpo.method.method import PAPER
 from a2tgpo.viewer.arithmetic import Composition, composition, explain
-from a2tgpo.viewer.run_data import PER_TURN, read_run, sample
+from a2tgpo.viewer.groups import CREDIT
+from a2tgpo.viewer.run_data import read_run, sample
 from tests.helpers.observed import credit_inputs
-from tests.helpers.viewed_run import GROUP, MODEL, group, leave_viewed_run
+from tests.helpers.viewed_run import GROUP, MODEL, group, leave_viewed_run, older
 
 
 def test_numbers_are_those_of_the_file(tmp_path):
@@ -18,7 +19,7 @@ def test_numbers_are_those_of_the_file(tmp_path):
     assert (read.iteration, read.rank, read.number) == (2, 0, 0)
     for shown, written in zip(read.trajectories, GROUP, strict=True):
         assert shown["belief"] == written["belief"] and shown["outcome"] == written["outcome"]
-        for name in PER_TURN:
+        for name in CREDIT:
             assert [turn[name] for turn in shown["turns"]] == written[name]
         assert [turn["action"] for turn in shown["turns"]] == [turn["action"] for turn in written["turns"]]
 
@@ -69,17 +70,16 @@ def test_terms_are_those_of_the_method():
             assert turn["clip_scale"] == pytest.approx(scale, abs=1e-5)
 
 
-def test_an_older_file_opens_with_the_same_terms(tmp_path):
-    older = group()
-    for one in older:
-        del one["version"], one["turn_credit"]
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_file_opens_with_the_same_terms(tmp_path, version):
     new, old = (
         read_run(leave_viewed_run(tmp_path / name, {"000001-rank0": lines})).groups[0]
-        for name, lines in {"new": GROUP, "old": older}.items()
+        for name, lines in {"new": GROUP, "old": older(version)}.items()
     )
     for ours, theirs in zip(new.trajectories, old.trajectories, strict=True):
         for turn, older_turn in zip(ours["turns"], theirs["turns"], strict=True):
             assert older_turn["turn_credit"] == pytest.approx(turn["turn_credit"], abs=1e-6)
+            assert "ratio" in turn and "ratio" not in older_turn
 
 
 def test_a_credit_without_stages_has_the_terms_that_are_recorded_and_no_others():
@@ -91,7 +91,21 @@ def test_a_credit_without_stages_has_the_terms_that_are_recorded_and_no_others()
 
 
 def per_turn(written):
-    return [{name: written[name][t] for name in PER_TURN} for t in range(len(written["turns"]))]
+    return [{name: written[name][t] for name in CREDIT} for t in range(len(written["turns"]))]
+
+
+def test_forks_of_the_run_are_a_rollout_set_of_their_own(tmp_path):
+    forked = [
+        one | {"oracle_advantage": [0.1, None, 0.0][: len(one["turns"])], "oracle_error": [0.02] * len(one["turns"])}
+        for one in group(value=[0.5, 0.6, 0.7])
+    ]
+    directory = leave_viewed_run(tmp_path / "run", {"000010-rank0": GROUP}, {"000010-rank0": forked})
+    trained, forks = read_run(directory).groups
+    assert (trained.when, forks.when) == ("10", "10 forks") and trained.iteration == forks.iteration == 10
+    turns = forks.trajectories[1]["turns"]
+    assert [turn["oracle_advantage"] for turn in turns] == [0.1, None, 0.0]
+    assert [turn["value"] for turn in turns] == [0.5, 0.6, 0.7]
+    assert "oracle_advantage" not in trained.trajectories[0]["turns"][0]
 
 
 def test_groups_of_two_ranks_stay_apart(tmp_path):

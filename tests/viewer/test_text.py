@@ -11,7 +11,9 @@ from tests.helpers.viewed_run import GROUP, group, leave_viewed_run
 
 
 def asked(run, **options):
-    return argparse.Namespace(run=run, **{"output": None, "text": False, "iteration": None, "group": None} | options)
+    return argparse.Namespace(
+        run=run, **{"output": None, "text": False, "iteration": None, "group": None, "beside": None} | options
+    )
 
 
 def test_the_arithmetic_of_a_turn(tmp_path, capsys):
@@ -28,9 +30,11 @@ def test_the_arithmetic_of_a_turn(tmp_path, capsys):
         "    to come  D = 1 over n = 2 gains",
         "    credit   Â = α·D/√n + R̂ = 0.35355 + 1 = 1.3536",
         "    clip     ratio in [1 − 0.011386, 1 + 0.022773], c = 1.1386",
+        "    after    ratio 1 behind the last step: not clipped",
         "    useful   yes",
         "  ",
     ]
+    assert "    after    ratio 0.98413 behind the last step: clipped\n    useful   no\n" in text
     assert "Â = α·D/√n + R̂ = -0.5 + -1 = -1.5" in text
     assert "iteration 1, rank 0, group 0: Who rules Kinu?\naccepted: Nore\n2 trajectories, 1 solved" in text
 
@@ -40,21 +44,21 @@ def test_a_gain_within_the_resolution_says_so(tmp_path):
     for one in lines:
         one["normalized_gain"][0] = 0.0
     run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": lines}))
-    assert "îg = 0, as the gains differ by less than model.normalizer.resolution" in tell(
-        run.groups[0], run.composition
-    )
+    assert "îg = 0, as the gains differ by less than model.normalizer.resolution" in tell(run.groups[0], run)
 
 
 def test_a_group_is_chosen(tmp_path):
     dull = [one | {"group": 7, "advantage": [0.0] * len(one["turns"])} for one in group()]
     run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": GROUP, "000002-rank0": [*dull, *group()]}))
-    assert [(g.iteration, g.number) for g in (choose(run, None, None), choose(run, 1, None), choose(run, None, 7))] == [
+    assert [
+        (g.iteration, g.number) for g in (choose(run, None, None), choose(run, "1", None), choose(run, None, 7))
+    ] == [
         (2, 0),
         (1, 0),
         (2, 7),
     ]
     with pytest.raises(ValueError, match=r"--iteration 5: expected one of 1, 2"):
-        choose(run, 5, None)
+        choose(run, "5", None)
     with pytest.raises(ValueError, match=r"--group 3: expected one of 7, 0"):
         choose(run, None, 3)
 
@@ -64,13 +68,13 @@ def test_a_text_cannot_steer_the_terminal(tmp_path):
     lines = group(question="\x1b]0;mine\x07")
     lines[0]["turns"][0] |= {"action": "\x1b[31mred", "observation": "\u202e"}
     run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": lines}))
-    text = tell(run.groups[0], run.composition)
+    text = tell(run.groups[0], run)
     assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
 
 
 def test_the_page_is_written_where_it_is_asked_for(tmp_path, capsys):
     run = leave_viewed_run(tmp_path / "run", {"000001-rank0": GROUP})
     view.view(asked(run))
-    assert capsys.readouterr().out == f"1 of 1 groups, 0.0 MB: {run / 'view.html'}\n"
+    assert capsys.readouterr().out == f"1 of 1 groups, 0.1 MB: {run / 'view.html'}\n"
     view.view(asked(run, output=tmp_path / "other.html"))
     assert (tmp_path / "other.html").read_bytes() == (run / "view.html").read_bytes()

@@ -12,18 +12,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from a2tgpo.callbacks.nothing_learned import nothing_learned
 from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.callbacks.report import quoted
+from a2tgpo.system.progress import SlowLines
 from a2tgpo.system.settings import require
 from a2tgpo.system.signals import Interrupted
 
+UNITS = {
+    "rollout": "episodes",
+    "validation": "episodes",
+    "scoring": "micro-batches",
+    "update": "optimizer steps",
+    "after_update": "micro-batches",
+}
+"""What each phase counts."""
+
 
 class TrainingProgress(Callback):
-    """A line every `every` iterations, and for each iteration that taught nothing; on a terminal also a bar over
-    iterations with the phase under way. A line of a run without trouble has 80 columns at most."""
+    """A line every `every` iterations, and for each iteration that taught nothing. In between how far the phase under
+    way is: in a bar over iterations on a terminal, elsewhere in a line where half a minute passed without one. A line
+    of a run without trouble has 80 columns at most."""
 
     def __init__(self, every: int) -> None:
         require("callbacks.progress.every", every)
         self.every = every
         self.console = Console()
+        self.lines = SlowLines(self._print)
         self.bar: Progress | None = None
         self.validated = ""
 
@@ -33,15 +45,21 @@ class TrainingProgress(Callback):
             done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             self._say(trainer, f"resumed after {done} of {trainer.max_epochs} iterations, from {trainer.ckpt_path}")
 
+    def setup(self, trainer: Trainer, pl_module: ObservedLearner, stage: str) -> None:
+        """Be told how far a phase is."""
+        if trainer.is_global_zero:
+            pl_module.phases.on_step = lambda done, total: self._far(trainer, pl_module.phases.under_way, done, total)
+
     def on_fit_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Draw the bar: the first rollout follows."""
         if not trainer.is_global_zero or not self.console.is_terminal:
             return
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(TextColumn("{task.fields[phase]:<10}"), *columns, console=self.console, expand=True)
-        self.bar.add_task("", total=trainer.max_epochs, phase="starting")
+        phase = TextColumn("{task.fields[phase]:<12} {task.fields[far]:<9}")
+        self.bar = Progress(phase, *columns, console=self.console, expand=True)
+        self.bar.add_task("", total=trainer.max_epochs, phase="starting", far="")
         self.bar.start()
-        pl_module.phases.on_start = lambda phase: self._update(phase=phase)
+        pl_module.phases.on_start = lambda phase: self._update(phase=phase, far="")
 
     def on_train_start(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Begin where an earlier part of the run ended."""
@@ -60,6 +78,12 @@ class TrainingProgress(Callback):
         self.validated = f"val {short} at {0 if at_start else trainer.current_epoch + 1}  "
         if at_start:
             self._say(trainer, f"start: val {words}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: ObservedLearner, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """An optimizer step is done."""
+        pl_module.phases.step(batch_idx + 1, trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Move on by one iteration."""
@@ -95,7 +119,20 @@ class TrainingProgress(Callback):
 
     def _say(self, trainer: Trainer, line: str) -> None:
         if trainer.is_global_zero:
-            self.console.print(line, soft_wrap=True, highlight=False)
+            self._print(line)
+            self.lines.said()
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False)
+
+    def _far(self, trainer: Trainer, phase: str, done: int, total: int) -> None:
+        """Say how far `phase` is."""
+        self._update(far=f"{done}/{total}")
+        if not self.console.is_terminal:
+            under_way = {"validate": "start", "test": "end"}.get(
+                trainer.state.fn, f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+            )
+            self.lines(f"{under_way}: {phase} {done} of {total} {UNITS[phase]}")
 
     def _update(self, **fields: Any) -> None:
         if self.bar is not None:

@@ -10,6 +10,7 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.timing import PhaseTimer
+from a2tgpo.training.after_update import AfterUpdate
 
 
 class ObservedMethod(Protocol):
@@ -19,13 +20,14 @@ class ObservedMethod(Protocol):
 
 
 class ObservedLearner(Protocol):
-    """A learner as those see it who watch a run; none of this may be changed, but for `phases.on_start`."""
+    """A learner as those see it who watch a run; none of this may be changed, but for `phases.on_start`
+    and `phases.on_step`."""
 
     policy: Policy
     reference: Policy | None
     method: ObservedMethod
     phases: PhaseTimer
-    """Seconds of the whole run by phase, and whom to tell when a phase begins."""
+    """Seconds of the whole run by phase, and whom to tell when a phase begins and how far it is."""
     seconds: Mapping[str, float]
     """Seconds of each phase of the last iteration."""
     metrics: Mapping[str, float]
@@ -37,3 +39,10 @@ class ObservedLearner(Protocol):
     """Token positions a micro-batch may have."""
     model: torch.nn.Module
     """The weights of `policy`."""
+
+    def after_update(self) -> AfterUpdate | None:
+        """How far the last iteration's steps moved the policy, all ranks together; None where it was not scored before.
+
+        It takes another scoring pass.
+        """
+        ...

@@ -8,8 +8,11 @@ from math import comb
 from pathlib import Path
 from zlib import crc32
 
+from rich.console import Console
+
 from a2tgpo.evaluation.bootstrap import SetScores, score
 from a2tgpo.evaluation.table import Column, columns, write_table
+from a2tgpo.evaluation.watch import watched
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.start import EVALUATION_NOISE
@@ -52,11 +55,12 @@ def evaluate(
     All questions are checked before the first episode. After each set `directory` holds `summary.json` over the sets so
     far, so a set that fails costs none before it. A lone set without `groups` leaves `transcripts.jsonl`; sets in
     groups leave `transcripts/<set>.jsonl` and the table as `benchmarks.{json,csv,md}`, and a set's figures end in its
-    name. A question that lost a sample to a failed episode is left out; `failed_episodes` counts them.
+    name. A question that lost a sample to a failed episode is left out; `failed_episodes` counts them. How far a
+    set is, is said on stderr.
 
     Raises ValueError for an empty set, and for fewer than one question or sample.
     """
-    start = time.perf_counter()
+    start, console = time.perf_counter(), Console(stderr=True)
     prompts = {name: _first(tasks, questions, samples) for name, tasks in sets.items()}
     rollout.require_prompts_fit(policy, [task for members in prompts.values() for _, task in members])
     scores: dict[str, SetScores] = {}
@@ -64,7 +68,8 @@ def evaluate(
     table: list[Column] = []
     for name, members in prompts.items():
         key = (seed, EVALUATION_NOISE, crc32(name.encode()))
-        played = rollout.run(policy, members, samples, key, greedy=samples == 1)
+        with watched(name, rollout.episodes, console):
+            played = rollout.run(policy, members, samples, key, greedy=samples == 1)
         trajectories = _complete(played, samples)
         if not trajectories:
             raise ValueError(f"data.module.max_failed_share: every question of {name} lost an episode; expected fewer")

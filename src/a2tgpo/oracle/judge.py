@@ -1,7 +1,7 @@
 """The figures of a credit: its gradients and turns held against those of the forks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from a2tgpo.evaluation.bootstrap import bootstrap
 from a2tgpo.method.method import Method
 from a2tgpo.method.protocols import ReferenceSignal
+from a2tgpo.method.turns import TurnCredit
 from a2tgpo.oracle import metrics
 from a2tgpo.oracle.forked import JUDGING, Forked
 from a2tgpo.system.errors import SettingError
@@ -67,18 +68,23 @@ class Judge:
         n_batches = max(n_prompts // self.batch_prompts, 1)
         return torch.arange(n_prompts) * n_batches // n_prompts
 
-    def credit(self, method: Method) -> Float[Tensor, "B T"]:
-        """Â of every turn, assigned batch by batch; a credit that remembers remembers the batches before.
+    def assigned(self, method: Method) -> Iterator[tuple[list[int], TurnCredit]]:
+        """Rows of each batch and the credit of their turns; a credit that remembers remembers the batches before.
 
         Raises SettingError for a signal that asks for beliefs of a reference: those of the forks are the policy's own.
         """
         if isinstance(method.signal, ReferenceSignal):
             raise SettingError("model/signal: its beliefs are a reference's; expected a signal of the policy's own")
-        advantage, memory = torch.zeros(self.forked.batch.turn_mask.shape), dict[str, Tensor]()
+        memory = dict[str, Tensor]()
         for batch in self.batch_of_prompt.unique():
             rows = (self.batch_of_prompt[self.prompt] == batch).nonzero()[:, 0].tolist()
-            assigned = method.assign(self.forked.observed(rows, method.signal.answers), memory).advantage
-            advantage[rows, : assigned.shape[1]] = assigned
+            yield rows, method.assign(self.forked.observed(rows, method.signal.answers), memory)
+
+    def credit(self, method: Method) -> Float[Tensor, "B T"]:
+        """Â of every turn. Raises what `assigned` does."""
+        advantage = torch.zeros(self.forked.batch.turn_mask.shape)
+        for rows, credit in self.assigned(method):
+            advantage[rows, : credit.advantage.shape[1]] = credit.advantage
         return advantage
 
     # ---- what is known of the turns --------------------------------------------------------------------------------

@@ -19,6 +19,12 @@ def weights_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): weight for name, weight in checkpoint["state_dict"].items()}
 
 
+def iterations_in(path: Path) -> int:
+    """How many iterations were done when the checkpoint at `path` was written. Raises ValueError where it is none."""
+    checkpoint = read_checkpoint(path)
+    return checkpoint["epoch"] + 1 if checkpoint["global_step"] else 0
+
+
 def load_weights(policy: Policy, path: Path) -> None:
     """Put the policy's weights from a training checkpoint in place.
 

@@ -71,6 +71,20 @@ class Policy:
             ids = ids[:-1]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
+    def text_lengths(self, ids: Sequence[int]) -> list[int]:
+        """How many characters each token adds to `decode(ids)`.
+
+        A character that several tokens make is the last one's; an end token that closes them adds none.
+        """
+        lengths = [0] * len(ids)
+        known = read = 0  # the tokens of the last character, and those behind which all are whole
+        for end in range(1, len(ids) + 1):
+            before, text = self.decode(ids[known:read]), self.decode(ids[known:end])
+            if not text.endswith("\N{REPLACEMENT CHARACTER}") or end == len(ids):
+                lengths[end - 1] = len(text) - len(before)
+                known, read = read, end
+        return lengths
+
     @cached_property
     def _windows(self) -> dict[str, int | None]:
         """For each kind of attention layer how many positions back it sees, None for all."""

@@ -16,6 +16,7 @@ from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
 from a2tgpo.rollouts.tool_health import ToolHealth
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.system.errors import SettingError, finite
+from a2tgpo.system.progress import Steps
 from a2tgpo.system.settings import require_all
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Rollout:
     episode_timeout: float
     max_failed_share: float
     tools: ToolHealth = field(default_factory=ToolHealth, init=False, repr=False, compare=False)
+    episodes: Steps = field(default_factory=Steps, init=False, repr=False, compare=False)
+    """How many of those that are played are over."""
 
     def __post_init__(self) -> None:
         require_all(vars(self), "data.module")
@@ -125,6 +128,7 @@ class Rollout:
         await self._open_all(episodes)
         self._refuse(self._too_long(episodes))
         played: list[Trajectory | None] = []
+        self.episodes.begin(len(episodes))
         for i in range(0, len(episodes), self.max_sessions):
             played += await self._play_together(episodes[i : i + self.max_sessions], greedy)
         failures = [episode.failure for episode in episodes if episode.failure is not None]
@@ -203,13 +207,14 @@ class Rollout:
             sessions |= zip(map(id, equal), await self.engine.open(context, len(equal)), strict=True)
 
         async def play(episode: Episode) -> Trajectory | None:
-            if episode.failure is not None:
-                return None
+            trajectory = None
             try:
-                return await episode.play(self.engine, sessions[id(episode)], greedy)
+                if episode.failure is None:
+                    trajectory = await episode.play(self.engine, sessions[id(episode)], greedy)
             except EpisodeFailed as failure:
                 episode.failure = failure
-                return None
+            self.episodes.step()
+            return trajectory
 
         return await asyncio.gather(*map(play, episodes))
 

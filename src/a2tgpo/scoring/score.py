@@ -21,6 +21,7 @@ from a2tgpo.scoring.beliefs import AnswerQuery, BeliefPlan, answer_logprobs, bui
 from a2tgpo.scoring.projection import predict
 from a2tgpo.scoring.segments import answer_logprobs_by_segments
 from a2tgpo.scoring.without_turns import place, plan_without_turns
+from a2tgpo.system.progress import Told, nobody
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,19 @@ def read(
     token_budget: int,
     mini_batches: Sequence[Sequence[int]] = (),
     with_entropy: bool = True,
+    told: Told = nobody,
 ) -> Reading:
     """Token statistics of the whole batch and the answer log-prob of each query, in one cached pass.
 
-    Runs in micro-batches of `token_budget` tokens, cut as `micro_batches` does, in evaluation mode.
+    Runs in micro-batches of `token_budget` tokens, cut as `micro_batches` does, in evaluation mode; `told` hears how
+    many of them are done.
     """
     logprobs, entropy = torch.zeros(batch.turn_ids.shape), torch.zeros(batch.turn_ids.shape)
     answers, positions = torch.zeros(len(queries)), Counter[str]()
     lengths = batch.lengths.tolist()
     with evaluation_mode(policy.model):
-        for rows in micro_batches(lengths, token_budget, mini_batches):
+        parts = micro_batches(lengths, token_budget, mini_batches)
+        for n_done, rows in enumerate(parts, 1):
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}
             asked = [n for n, query in enumerate(queries) if query.row in place]
@@ -113,6 +117,7 @@ def read(
                 found, further = answer_logprobs_by_segments(policy, part.input_ids, here, token_budget)
                 answers[asked] = found[: len(asked)]
                 positions.update(further)
+            told(n_done, len(parts))
     return Reading(TokenStats(logprobs, entropy), answers, positions)
 
 
@@ -170,6 +175,7 @@ def score(
     reference: Policy | None = None,
     by_reference: bool = False,
     without_turns: bool = False,
+    told: Told = nobody,
 ) -> Scored:
     """Old log-probs and the beliefs in the `answers` of each trajectory's task, written inside `answer_wrapper`.
 
@@ -177,20 +183,21 @@ def score(
     the beliefs at the end without each process turn, too: a further row of tokens for each.
     `mini_batches` are the rows of each optimizer step, where there are several: every token is then scored in the very
     micro-batch in which it will be trained, and the first ratio is 1 also where roundings depend on a batch's shape.
+    `told` hears how far each pass is.
     """
     batch = collate(trajectories, policy.pad_id)
     plan = plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, answer_wrapper, answers)
-    reading = read(policy, batch, [] if by_reference else plan.queries, token_budget, mini_batches)
+    reading = read(policy, batch, [] if by_reference else plan.queries, token_budget, mini_batches, told=told)
     batch, believed, positions = replace(batch, old_logprobs=reading.tokens.logprobs), reading, reading.positions
     if reference is not None:
         asked = plan.queries if by_reference else []
-        second = read(reference, batch, asked, token_budget, mini_batches, with_entropy=False)
+        second = read(reference, batch, asked, token_budget, mini_batches, with_entropy=False, told=told)
         batch, positions = replace(batch, ref_logprobs=second.tokens.logprobs), positions + second.positions
         believed = second if by_reference else reading
     observed = observe(trajectories, batch, *plan.scatter(believed.answer_logprobs))
     if without_turns:
         rows, asked = plan_without_turns(policy, trajectories, answers, answer_wrapper)
-        third = read(policy, rows, asked.queries, token_budget, with_entropy=False)
+        third = read(policy, rows, asked.queries, token_budget, with_entropy=False, told=told)
         without, positions = place(trajectories, asked, third.answer_logprobs), positions + third.positions
         observed = replace(observed, answer_logprob_without=without)
     return Scored(batch, observed, reading.tokens.entropy, positions, plan)

@@ -157,6 +157,7 @@ class RolloutDataModule(LightningDataModule):
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
         n_draws = 1 + self.refill_rounds
+        self.rollout.episodes.told = learner.phases.step
         with learner.phases("rollout"), self.precision():
             filled = fill(range(iteration * n_draws, (iteration + 1) * n_draws), self._own_prompts, self._play_draw)
         trained = filled.telling if self.refill_rounds else list(filled.groups)
@@ -254,6 +255,7 @@ class RolloutDataModule(LightningDataModule):
     def rollout_greedy(self, prompts: Sequence[tuple[int, Task]]) -> list[Trajectory]:
         """One greedy episode a prompt."""
         learner: Learner = self.trainer.lightning_module
+        self.rollout.episodes.told = learner.phases.step
         with learner.phases("validation"), self.precision():
             return self.rollout.run(learner.policy, prompts, 1, (self.seed, EVALUATION_NOISE), greedy=True)
 

@@ -44,6 +44,9 @@ class ImitationModule(PolicyModule):
         if self.trainer.is_last_batch:
             self.finish_iteration()
 
+    def after_update(self) -> None:
+        """Nothing was scored before the update."""
+
     def finish_iteration(self) -> None:
         """Log what the steps looked like. Raises what `require_finite_weights` does."""
         require_finite_weights(self.model.parameters())

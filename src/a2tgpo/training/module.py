@@ -14,9 +14,11 @@ from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.scoring.beliefs import require_context_length
 from a2tgpo.scoring.noise import log_gain_noise
-from a2tgpo.scoring.score import score, token_stats
+from a2tgpo.scoring.score import read, score, token_stats
 from a2tgpo.system.distributed import mean_over_ranks
+from a2tgpo.system.process import precision_context
 from a2tgpo.system.settings import require
+from a2tgpo.training.after_update import AfterUpdate, after_update
 from a2tgpo.training.meters import IterationMeter
 from a2tgpo.training.metrics import Movement, movement, rollout_metrics
 from a2tgpo.training.optimization import require_finite_weights
@@ -54,6 +56,7 @@ class A2TGPOModule(PolicyModule):
             raise ValueError("model/reference=none: expected frozen_copy or disabled_adapter, which model/signal asks")
         self.method, self.answer_wrapper, self.kl_coef = method, tuple(answer_wrapper), kl_coef
         self.rollout_batch: RolloutBatch | None = None
+        self.mini_batches: Sequence[Sequence[int]] = ()
         self.meter = IterationMeter()
         self.log_gain_noise: float | None = None
         """Rounding error of a log-gain (nats), measured on the first set of a run that has gains."""
@@ -87,6 +90,7 @@ class A2TGPOModule(PolicyModule):
                 reference=self.reference,
                 by_reference=self.by_reference,
                 without_turns=isinstance(self.method.signal, WithoutTurns),
+                told=self.phases.step,
             )
             self.meter.positions.update(scored.positions)
         if self.log_gain_noise is None:
@@ -96,7 +100,7 @@ class A2TGPOModule(PolicyModule):
         with self.phases("scoring"):
             observed = replace(scored.observed, log_gain_noise=self.log_gain_noise or 0.0)
             batch = replace(scored.batch, credit=self.method.assign(observed, self.credit_memory))
-        self.trajectories, self.rollout_batch = trajectories, batch
+        self.trajectories, self.rollout_batch, self.mini_batches = trajectories, batch, mini_batches
         self.metrics = rollout_metrics(trajectories, batch, scored.entropy, self.reference is not None, answers)
         self.metrics["credit/log_gain_noise"] = observed.log_gain_noise
         self.metrics["train/failed_episodes"] = n_failed / (n_failed + len(trajectories))
@@ -137,6 +141,14 @@ class A2TGPOModule(PolicyModule):
         throughput = self.metrics["tokens/useful"] / (self.seconds["scoring"] + self.seconds["update"])
         timings = {f"seconds/{phase}": spent for phase, spent in self.seconds.items()}
         self.log_dict(self.metrics | timings | {"tokens/per_second": throughput})
+
+    def after_update(self) -> AfterUpdate:
+        """The iteration's rollout set under the policy as it is now: a pass of its own, without beliefs."""
+        device, precision = self.trainer.strategy.root_device, self.trainer.precision
+        with self.phases("after_update"), precision_context(device, precision):
+            batch, budget = self.rollout_batch, self.micro_batch_tokens
+            reading = read(self.policy, batch, (), budget, self.mini_batches, with_entropy=False, told=self.phases.step)
+        return after_update(self.method, batch, reading.tokens.logprobs)
 
     def setup(self, stage: str) -> None:
         """Raises ValueError for a precision that cannot be trained in, where credit compares trajectories of a prompt

@@ -30,7 +30,7 @@ function curveOf(name, points, iteration, pick) {
 
 /** Beliefs of a group: a line a trajectory, solid for successes and dashed for failures; the chosen one is thick. */
 function beliefChart(trajectories, solved, chosen) {
-  const [width, height, left, right, top, bottom] = [440, 180, 30, 66, 12, 156];
+  const [width, height, left, right, top, bottom] = [300, 190, 30, 16, 12, 160];
   const states = Math.max(2, ...trajectories.map((t) => t.belief.length));
   const highest = Math.max(1e-12, ...trajectories.flatMap((t) => t.belief));
   const x = (s) => left + (s / (states - 1)) * (width - left - right);
@@ -42,13 +42,12 @@ function beliefChart(trajectories, solved, chosen) {
     return svg("g", {},
       svg("title", {}, `trajectory ${t.sample}: ${t.belief.map(digits).join(" → ")}`),
       svg("polyline", { class: `curve ${look}`, points: t.belief.map((b, s) => `${x(s)},${y(b)}`).join(" ") }),
-      t.belief.map((b, s) => svg("circle", { class: look, cx: x(s), cy: y(b), r: i === chosen ? 4 : 2.5 })),
-      i === chosen ? svg("text", { x: x(t.belief.length - 1) + 6, y: y(t.belief.at(-1)) - 6 }, `trajectory ${t.sample}`) : null);
+      t.belief.map((b, s) => svg("circle", { class: look, cx: x(s), cy: y(b), r: i === chosen ? 4 : 2.5 })));
   });
   const ticks = [...Array(states).keys()].map((s) =>
-    svg("text", { x: x(s), y: height - 8, "text-anchor": "middle" }, s ? `after turn ${s}` : "question"));
+    svg("text", { x: x(s), y: height - 8, "text-anchor": "middle" }, s || "question"));
   return el("figure", {},
-    el("figcaption", {}, "Belief in the accepted answer. Solid: success; dashed: failure."),
+    el("figcaption", {}, "Belief in the accepted answer, before and after each turn. Solid: success; dashed: failure; thick: the chosen one."),
     svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
         "aria-label": `beliefs of ${trajectories.length} trajectories, at most ${digits(highest)}; each is listed with its turns` },
       svg("path", { class: "axis", d: `M${left},${top}V${bottom}H${width - right}` }),

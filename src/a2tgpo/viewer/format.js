@@ -45,7 +45,7 @@ function short(value, signed) {
 /** Opacity of blue (above the middle) or orange (below it), which people of any colour vision tell apart. */
 function shade(value, middle, extreme) {
   const share = extreme > 0 ? Math.max(-1, Math.min(1, (Number(value) - middle) / extreme)) : 0;
-  return { colour: colour(share), strong: Math.abs(share) > 0.88 };
+  return { colour: colour(share), strong: Math.abs(share) > 0.82 };
 }
 
 function colour(share) {

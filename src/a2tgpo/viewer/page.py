@@ -15,14 +15,25 @@ from a2tgpo.viewer.run_data import RunData
 
 PAGE = "view.html"
 """The file of a run directory that is its page."""
-CODE = ("format.js", "charts.js", "views.js", "viewer.js")
+CODE = (
+    "format.js",
+    "measures.js",
+    "health.js",
+    "charts.js",
+    "prompts.js",
+    "grid.js",
+    "tokens.js",
+    "blame.js",
+    "turn.js",
+    "viewer.js",
+)
 CURVES = (
     "val/success",
     "train/success",
     "update/clip_fraction",
     "policy/entropy",
     "policy/kl_to_reference",
-    "policy/rollout_gap_max",
+    "policy/rollout_gap_mean",
     "credit/equal_outcome_prompts",
     "credit/no_spread_turn_groups",
     "train/tool_failures",
@@ -69,6 +80,7 @@ def page_data(run: RunData) -> dict[str, Any]:
         },
         "n_groups": run.n_groups,
         "every": run.every,
+        "beside": run.beside,
         "groups": [group.as_json() for group in run.groups],
     }
 

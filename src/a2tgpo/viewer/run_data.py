@@ -3,45 +3,32 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from a2tgpo.evaluation.runs import TABLE, read_rows
 from a2tgpo.system.files import read_json_file
-from a2tgpo.system.jsonl import read_json
-from a2tgpo.viewer.arithmetic import Composition, composition, explain
+from a2tgpo.viewer.arithmetic import Composition, composition
+from a2tgpo.viewer.groups import Group, Line, groups_of, read_lines
 
-CONFIG, SUMMARY, ROLLOUTS = "config.yaml", "summary.json", "rollouts"
+CONFIG, SUMMARY, ROLLOUTS, FORKS = "config.yaml", "summary.json", "rollouts", "forks"
 LIMIT = 16_000_000
 """Characters of JSON that a page holds at most, or one group of each iteration."""
-SOLVED = 0.5
-"""Success from which on a trajectory counts as solved; most tasks know 0 and 1 only."""
-KEPT = ("sample", "n_shared", "outcome", "stop", "metrics", "belief")
-"""What is kept of a trajectory as it is; tokens and their log-probs are not."""
-PER_TURN = ("gain", "has_gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
-"""Credit of each turn. `turn_credit` is in files of version 2 only."""
+NOISE = "credit/log_gain_noise"
+"""The column of metrics.csv that a credit needs to judge gains by their rounding."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """The trajectories of one prompt in one iteration."""
+class OtherCredit(Protocol):
+    """A credit beside the run's own."""
 
-    iteration: int
-    rank: int
-    number: int
-    """Its number in the rollout set of its rank."""
-    prompt: Mapping[str, Any]
-    """task_id, question, answers, kind."""
-    trajectories: Sequence[Mapping[str, Any]]
-    columns: Sequence[Mapping[str, Any]]
-    """Mean, σ and n of each turn group."""
+    name: str
 
-    def as_json(self) -> dict[str, Any]:
-        """The group as plain data."""
-        place = {"iteration": self.iteration, "rank": self.rank, "group": self.number}
-        return {**place, **self.prompt, "trajectories": self.trajectories, "columns": self.columns}
+    def __call__(self, lines: Sequence[Line], log_gain_noise: float) -> None:
+        """Write what it gives to each turn into the lines of a rollout set; its log-gains have this rounding error."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +47,8 @@ class RunData:
     n_groups: int
     """Groups in its files, of which `groups` are one of `every` in each iteration."""
     every: int
+    beside: str
+    """Name of the other credit; empty where there is none."""
 
 
 def rollout_files(directory: Path) -> list[Path]:
@@ -67,42 +56,62 @@ def rollout_files(directory: Path) -> list[Path]:
     return sorted((directory / ROLLOUTS).glob("*-rank*.jsonl"))
 
 
-def read_run(directory: Path, limit: int = LIMIT) -> RunData:
+def read_run(directory: Path, limit: int = LIMIT, other: OtherCredit | None = None) -> RunData:
     """All that is shown of the run in `directory`; where it is more than `limit`, a sample (see `sample`).
 
-    Raises ValueError naming the file that is missing or not of a run.
+    `other` is a credit to be shown beside the run's own. Raises ValueError naming the file that is missing or not of a
+    run, and what `other` does.
     """
-    config = _read_config(directory / CONFIG)
+    config = read_config(directory)
     made_of = composition(config)
-    groups = [group for path in rollout_files(directory) for group in read_groups(path, made_of)]
+    table = directory / TABLE
+    rows = read_rows(table) if table.is_file() else {}
+    groups = list(_groups(directory, made_of, rows, other))
     if not groups:
         raise ValueError(
             f"{directory / ROLLOUTS}: no trajectory in it; expected the rollout files of src/train.py, which "
             "writes one every callbacks.rollout_files.every iterations"
         )
     every, kept = sample(groups, limit)
-    summary_path, table = directory / SUMMARY, directory / TABLE
+    summary = directory / SUMMARY
     return RunData(
         directory=directory,
         composition=made_of,
         settings=_settings(config),
-        summary=read_json_file(summary_path) if summary_path.is_file() else {},
-        rows=read_rows(table) if table.is_file() else {},
+        summary=read_json_file(summary) if summary.is_file() else {},
+        rows=rows,
         groups=kept,
         n_groups=len(groups),
         every=every,
+        beside="" if other is None else other.name,
     )
 
 
-def sample(groups: Sequence[Group], limit: int) -> tuple[int, list[Group]]:
-    """k and every k-th group of each iteration, from its first on; k the least that leaves at most `limit` characters.
+def _groups(
+    directory: Path, made_of: Composition, rows: Mapping[int, Mapping[str, str]], other: OtherCredit | None
+) -> Iterator[Group]:
+    """Iteration by iteration, what was trained on and then what was forked."""
+    forks = sorted((directory / FORKS).glob("*-rank*.jsonl"))
+    for forked, paths in ((False, rollout_files(directory)), (True, forks)):
+        for iteration, of_ranks in groupby(paths, lambda path: int(path.stem.partition("-rank")[0])):
+            files = {path: read_lines(path) for path in of_ranks}
+            if other is not None:
+                noise = float(rows.get(iteration, {}).get(NOISE, 0.0))
+                other([line for lines in files.values() for line in lines], noise)
+            for path, lines in files.items():
+                yield from groups_of(path, lines, forked, made_of)
 
-    Groups are kept whole, each iteration keeps one at least, and which are kept does not depend on what is in them.
+
+def sample(groups: Sequence[Group], limit: int) -> tuple[int, list[Group]]:
+    """k and every k-th group of each rollout set, from its first on; k the least that leaves at most `limit`
+    characters.
+
+    Groups are kept whole, each set keeps one at least, and which are kept does not depend on what is in them.
     """
-    places, sizes, seen = [], [], dict[int, int]()
+    places, sizes, seen = [], [], dict[str, int]()
     for group in groups:
-        places.append(seen.get(group.iteration, 0))
-        seen[group.iteration] = places[-1] + 1
+        places.append(seen.get(group.when, 0))
+        seen[group.when] = places[-1] + 1
         sizes.append(len(json.dumps(group.as_json())))
     for every in range(1, max(seen.values(), default=1) + 1):
         kept = [i for i, place in enumerate(places) if place % every == 0]
@@ -111,38 +120,9 @@ def sample(groups: Sequence[Group], limit: int) -> tuple[int, list[Group]]:
     return every, [groups[i] for i in kept]
 
 
-def read_groups(path: Path, made_of: Composition) -> Iterator[Group]:
-    """The groups of a rollout file, in its order. Raises ValueError naming file and line."""
-    iteration, _, rank = path.stem.partition("-rank")
-    found: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = read_json(line)
-                prompt = {key: row[key] for key in ("task_id", "question", "answers", "kind")}
-                found.setdefault(row["group"], (prompt, []))[1].append(trajectory(row))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: {type(error).__name__} {error}; expected a trajectory with its credit"
-                ) from error
-    for number, (prompt, members) in found.items():
-        yield Group(int(iteration), int(rank), number, prompt, *explain(members, made_of))
-
-
-def trajectory(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of a line of a rollout file: no tokens; credit beside the turn it belongs to."""
-    turns = [
-        {
-            **{key: turn[key] for key in ("action", "observation", "useful", "calls")},
-            **{key: row[key][t] for key in PER_TURN if key in row},
-        }
-        for t, turn in enumerate(row["turns"])
-    ]
-    solved = row["metrics"].get("success", row["outcome"]) >= SOLVED
-    return {key: row[key] for key in KEPT} | {"solved": solved, "turns": turns}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration of the run in `directory`. Raises ValueError where there is none."""
+    path = directory / CONFIG
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the directory of a run, as in logs/train/runs/<time>")
     try:

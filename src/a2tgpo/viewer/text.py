@@ -5,22 +5,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from a2tgpo.viewer.arithmetic import Composition
-from a2tgpo.viewer.run_data import Group, RunData
+from a2tgpo.viewer.groups import Group
+from a2tgpo.viewer.run_data import RunData
 
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 """Characters that are not seen, or steer a terminal."""
 
 
-def choose(run: RunData, iteration: int | None, group: int | None) -> Group:
-    """The group of that iteration (the last) and number; without a number the one whose advantages differ most.
+def choose(run: RunData, iteration: str | None, group: int | None) -> Group:
+    """The group of that iteration (the last that was trained on) and number; without a number the one whose advantages
+    differ most.
 
     Raises ValueError where there is none.
     """
-    iterations = sorted({g.iteration for g in run.groups})
-    iteration = iterations[-1] if iteration is None else iteration
-    if iteration not in iterations:
-        raise ValueError(f"--iteration {iteration}: expected one of {', '.join(map(str, iterations))}")
-    groups = [g for g in run.groups if g.iteration == iteration]
+    iterations = list(dict.fromkeys(g.when for g in run.groups))
+    last = max(run.groups, key=lambda g: (not g.forked, g.iteration)).when
+    groups = [g for g in run.groups if g.when == (last if iteration is None else iteration)]
+    if not groups:
+        raise ValueError(f"--iteration {iteration}: expected one of {', '.join(iterations)}")
     if group is None:
         return max(groups, key=_spread)
     for one in groups:
@@ -34,11 +36,11 @@ def _spread(group: Group) -> float:
     return max(advantages, default=0.0) - min(advantages, default=0.0)
 
 
-def tell(group: Group, made_of: Composition) -> str:
+def tell(group: Group, run: RunData) -> str:
     """Question, turn groups, and each trajectory with its turns and their arithmetic."""
     solved = sum(t["solved"] for t in group.trajectories)
     lines = [
-        f"iteration {group.iteration}, rank {group.rank}, group {group.number}: {plain(group.prompt['question'])}",
+        f"iteration {group.when}, rank {group.rank}, group {group.number}: {plain(group.prompt['question'])}",
         f"accepted: {plain(', '.join(group.prompt['answers']))}",
         f"{len(group.trajectories)} trajectories, {solved} solved",
         "",
@@ -50,7 +52,8 @@ def tell(group: Group, made_of: Composition) -> str:
         for t, turn in enumerate(member["turns"]):
             lines += [f"  turn {t + 1}", f"    action   {_indented(turn['action'])}"]
             lines += [f"    result   {_indented(turn['observation'])}"] if turn["observation"] else []
-            lines += [f"    {line}" for line in arithmetic(member, t, group.columns, made_of)]
+            lines += [f"    {line}" for line in arithmetic(member, t, group.columns, run.composition)]
+            lines += [f"    {line}" for line in beside(turn, run.beside)]
     return "\n".join(lines)
 
 
@@ -81,9 +84,26 @@ def arithmetic(
         yield f"credit   Â = {name} + R̂ = {_n(own)} + {_n(rest)} = {_n(turn['advantage'])}"
     scale = "" if turn["clip_scale"] is None else f", c = {_n(turn['clip_scale'])}"
     yield f"clip     ratio in [1 − {_n(turn['clip_low'])}, 1 + {_n(turn['clip_high'])}]{scale}"
+    if "ratio" in turn:
+        yield f"after    ratio {_n(turn['ratio'])} behind the last step: {clipping(turn)}"
     if turn["useful"] is not None:
         yield f"useful   {'yes' if turn['useful'] else 'no'}"
     yield from (f"failed   {plain(call['tool'])}: {plain(call['why'])}" for call in turn["calls"] if call["why"])
+
+
+def beside(turn: Mapping[str, Any], other: str) -> Iterator[str]:
+    """What forks and another credit say of the turn, a line each."""
+    if "oracle_advantage" in turn:
+        yield f"oracle   A* = {_n(turn['oracle_advantage'])} ± {_n(turn['oracle_error'])}"
+    if other:
+        yield f"beside   Â = {_n(turn['beside'])} by {plain(other)}"
+
+
+def clipping(turn: Mapping[str, Any]) -> str:
+    """Where the ratio stands to the bounds that the surrogate clips at."""
+    if turn["clipped"] == 1:
+        return "clipped"
+    return f"{turn['clipped']:.0%} of its tokens clipped" if turn["clipped"] else "not clipped"
 
 
 def _normalised(turn: Mapping[str, Any], column: Mapping[str, Any], made_of: Composition) -> str:

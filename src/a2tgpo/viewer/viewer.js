@@ -4,22 +4,15 @@ const run = JSON.parse(document.getElementById("data").textContent);
 const made = run.composition;
 const at = (id) => document.getElementById(id);
 const MOST_ROWS = 300;
-const HEALTH = {
-  "update/clip_fraction": ["clipped tokens", "share of action tokens whose gradient a bound made 0"],
-  "policy/rollout_gap_max": ["rollout gap", "largest distance of the engine's log-probs from the trainer's, nats"],
-  "credit/equal_outcome_prompts": ["equal outcomes", "share of prompts whose trajectories all have the same outcome: R̂ is 0"],
-  "credit/no_spread_turn_groups": ["turn groups without spread", "share of turn groups whose gains do not differ: îg is 0"],
-  "train/tool_failures": ["failed calls", "per episode"],
-  "train/failed_episodes": ["lost episodes", "share"],
-  "update/skipped_steps": ["skipped steps", "loss or gradient was not finite"],
-};
-const iterations = [...new Set(run.groups.map((g) => g.iteration))].sort((a, b) => a - b);
+const sets = [...new Set(run.groups.map((g) => g.when))];  // rollout sets, in their order
+const isForked = (when) => when.endsWith("forks");
+const iterationOf = (when) => parseInt(when, 10);
 const state = { group: null, row: 0, turn: 0 };
 
 run.groups.forEach(summarise);
 
-/** The groups of an iteration. */
-const of = (iteration) => run.groups.filter((g) => g.iteration === iteration);
+/** The groups of a rollout set. */
+const of = (when) => run.groups.filter((g) => g.when === when);
 
 function replace(id, ...children) {
   at(id).replaceChildren(...children.flat());
@@ -32,23 +25,22 @@ function chooseFrom(id, entries, listen) {
 
 function drawRun() {
   const iteration = state.group.iteration;
-  at("iteration").value = String(iteration);
-  const told = Object.entries(HEALTH).map(([column, [name, means]]) => {
-    const point = (run.curves[column] ?? []).find((p) => p[0] === iteration);
-    return point ? el("div", { title: `${column}: ${means}` }, el("dt", {}, name), el("dd", { class: "number" }, digits(point[1]))) : [];
-  });
-  replace("health", told.flat());
-  const pick = (x) => openIteration(iterations.reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a)));
+  at("iteration").value = state.group.when;
+  at("sampled").textContent = isForked(state.group.when) ? `forks of the policy behind iteration ${iteration}: src/credit.py` : sampled;
+  replace("health", health(run.curves, iteration, made));
+  const pick = (x) => openSet(sets.reduce((a, b) => (Math.abs(iterationOf(b) - x) < Math.abs(iterationOf(a) - x) ? b : a)));
   replace("curves", Object.entries(run.curves).filter(([, points]) => points.length > 1 && points.some((p) => p[1] !== 0))
     .map(([name, points]) => curveOf(name, points, iteration, pick)));
 }
 
 function drawPrompts() {
   const words = at("search").value.trim().toLowerCase();
-  const among = words ? run.groups.filter((g) => g.words.includes(words)) : of(state.group.iteration);
-  const by = SORTS[at("sort").value].by;
+  const among = words ? run.groups.filter((g) => g.words.includes(words)) : of(state.group.when);
+  const by = SORTS[at("sort").value].by, byDifference = at("sort").value === "disagreement";
   const found = among.filter(FILTERS[at("filter").value].keep).sort((a, b) => by(a) - by(b));
-  replace("prompt-rows", found.slice(0, MOST_ROWS).map((g) => promptRow(g, g === state.group, words !== "", () => { openGroup(g); focusOn("grid"); })));
+  replace("differs", byDifference ? "difference" : "spread");
+  at("differs").title = byDifference ? "largest difference of the credits at a turn" : "largest less smallest gain";
+  replace("prompt-rows", found.slice(0, MOST_ROWS).map((g) => promptRow(g, g === state.group, words !== "", byDifference, () => { openGroup(g); focusOn("grid"); })));
   const box = at("prompt-rows").closest(".scroll"), row = at("prompt-rows").querySelector(".chosen");
   if (row && (row.offsetTop < box.scrollTop || row.offsetTop > box.scrollTop + box.clientHeight - 40)) box.scrollTop = row.offsetTop - 60;
   at("prompt-count").textContent = `${found.length} of ${among.length} prompts${found.length > MOST_ROWS ? `, the first ${MOST_ROWS} shown` : ""}`;
@@ -56,11 +48,13 @@ function drawPrompts() {
 
 function drawGroup() {
   const group = state.group, measure = MEASURES[at("measure").value];
-  const extreme = extremeOf(of(group.iteration), measure);
+  const extreme = extremeOf(of(group.when), measure);
   replace("question", shown(group.question));
   replace("accepted", shown(`accepted: ${group.answers.join(", ")} · ${group.task_id} · kind ${group.kind}`));
-  replace("legend", legend(measure, extreme));
-  at("meaning").textContent = `${measure.means} Full colour: the iteration's largest.`;
+  replace("legend", legend(measure.middle, extreme));
+  const other = group.trajectories.some((t) => t.turns.some((turn) => second(turn) !== null));
+  const also = measure === MEASURES.advantage && other ? ` Behind the bar: ${run.beside ? `Â of ${shown(run.beside)}` : "the oracle's A*"}.` : "";
+  at("meaning").textContent = `${measure.means} Full colour: the iteration's largest.${also}`;
   replace("grid", grid(group, measure, extreme, state, (row, turn) => open(group, row, turn)));
   replace("beliefs", beliefChart(group.trajectories, (t) => t.solved, state.row));
 }
@@ -69,10 +63,11 @@ function drawTurn() {
   const { group, row, turn } = state, trajectory = group.trajectories[row];
   at("turn-title").textContent =
     `Trajectory ${shown(trajectory.sample)}, turn ${turn + 1} of ${trajectory.turns.length}: ${shown(trajectory.stop)}, outcome ${digits(trajectory.outcome)}`;
-  replace("texts", texts(trajectory, turn, (k) => open(group, row, k)));
+  const blamed = blameLine(trajectory, (k) => open(group, row, k));
+  replace("texts", blamed ?? [], texts(trajectory, turn, (k) => open(group, row, k)));
   replace("arithmetic", el("h3", {}, `Why turn ${turn + 1} has the advantage ${digits(trajectory.turns[turn].advantage)}`),
     el("p", {}, verdict(trajectory.turns[turn])),
-    arithmeticTable(steps(trajectory, turn, group.columns[turn], made)));
+    arithmeticTable(steps(trajectory, turn, group.columns[turn], made, run.beside)));
 }
 
 /** What was drawn anew has lost the focus: give it to the turn that is looked at. */
@@ -82,7 +77,7 @@ function focusOn(id) {
 
 /** Look at a turn; what does not exist is brought to the nearest that does. */
 function open(group, row, turn) {
-  const other = group !== state.group, elsewhere = group.iteration !== state.group?.iteration;
+  const other = group !== state.group, elsewhere = group.when !== state.group?.when;
   const focused = ["grid", "texts"].find((id) => at(id).contains(document.activeElement));
   state.group = group;
   state.row = Math.max(0, Math.min(row, group.trajectories.length - 1));
@@ -92,14 +87,13 @@ function open(group, row, turn) {
   drawGroup();
   drawTurn();
   if (focused) focusOn(focused);
-  const { iteration, rank, group: number } = group;
-  const place = new URLSearchParams({ iteration, rank, group: number, trajectory: group.trajectories[state.row].sample, turn: state.turn + 1 });
+  const { when, rank, group: number } = group;
+  const place = new URLSearchParams({ iteration: when, rank, group: number, trajectory: group.trajectories[state.row].sample, turn: state.turn + 1 });
   history.replaceState(null, "", `#${place}`);
 }
 
-function openIteration(iteration) {
-  const group = of(iteration).find((g) => g.task_id === state.group?.task_id) ?? telling(of(iteration));
-  openGroup(group);
+function openSet(when) {
+  openGroup(of(when).find((g) => g.task_id === state.group?.task_id) ?? telling(of(when)));
 }
 
 /** Look at a group: at the turn of its first failed trajectory that has the least advantage. */
@@ -121,7 +115,7 @@ function telling(groups) {
 function follow() {
   const place = new URLSearchParams(location.hash.slice(1));
   const asked = (key) => Number(place.get(key) ?? NaN);
-  const group = run.groups.find((g) => g.iteration === asked("iteration") && g.rank === asked("rank") && g.group === asked("group"));
+  const group = run.groups.find((g) => g.when === place.get("iteration") && g.rank === asked("rank") && g.group === asked("group"));
   if (!group) return false;
   open(group, group.trajectories.findIndex((t) => t.sample === asked("trajectory")), asked("turn") - 1 || 0);
   return true;
@@ -142,17 +136,19 @@ document.addEventListener("keydown", (event) => {
 
 replace("name", shown(run.name));
 const figures = Object.entries(run.figures).map(([name, value]) => `${name} ${digits(value)}`).join(", ");
-replace("told", shown([`experiment ${run.settings.experiment ?? "none"}`, ...run.settings.overrides, `seed ${run.settings.seed}`].join(" · ")),
+const changed = run.settings.overrides.length ? `, changed: ${run.settings.overrides.join(", ")}` : "";
+replace("told", shown(`experiment ${run.settings.experiment ?? "none"}, seed ${run.settings.seed}${changed}`),
   figures ? el("span", {}, ` · success: ${figures}`) : "");
-at("curves-fold").open = !matchMedia("(max-width: 800px)").matches;
-at("sampled").textContent = run.every === 1 ? `all ${run.n_groups} groups of the run's files`
+at("curves-fold").open = matchMedia("(min-width: 801px) and (min-height: 1000px)").matches;  // the group comes first
+const sampled = run.every === 1 ? `all ${run.n_groups} groups of the run's files`
   : `${run.groups.length} of ${run.n_groups} groups: the first of every ${run.every} in the order of play, in each iteration`;
-replace("iteration", iterations.map((i) => el("option", { value: i }, i)));
-at("iteration").addEventListener("change", () => openIteration(Number(at("iteration").value)));
+replace("iteration", sets.map((when) => el("option", { value: when }, when)));
+at("iteration").addEventListener("change", () => openSet(at("iteration").value));
+replace("limits", healthLimits(made));
 chooseFrom("filter", FILTERS, drawPrompts);
-chooseFrom("sort", SORTS, drawPrompts);
+chooseFrom("sort", run.beside ? SORTS : Object.fromEntries(Object.entries(SORTS).filter(([key]) => key !== "disagreement")), drawPrompts);
 const recorded = Object.entries(MEASURES).filter(([, m]) => run.groups.some((g) => g.trajectories.some((t) => t.turns.some((turn) => m.of(turn) !== null))));
 chooseFrom("measure", Object.fromEntries(recorded), drawGroup);
 at("search").addEventListener("input", drawPrompts);
 window.addEventListener("hashchange", follow);
-if (!follow()) openGroup(telling(of(iterations.at(-1))));
+if (!follow()) openGroup(telling(of(sets.findLast((when) => !isForked(when)) ?? sets.at(-1))));
