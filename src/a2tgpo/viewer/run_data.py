@@ -19,7 +19,11 @@ LIMIT = 16_000_000
 SOLVED = 0.5
 """Success from which on a trajectory counts as solved; most tasks know 0 and 1 only."""
 KEPT = ("sample", "n_shared", "outcome", "stop", "metrics", "belief")
-"""What is kept of a trajectory as it is; tokens and their log-probs are not."""
+"""What is kept of a trajectory as it is."""
+SAID = ("action", "observation", "useful", "calls")
+"""And of a turn."""
+TOKENS, TURN_TOKENS = ("prompt_ids",), ("action_ids", "action_logprobs", "observation_ids")
+"""What is kept of both for those who ask for tokens."""
 PER_TURN = ("gain", "has_gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
 """Credit of each turn. `turn_credit` is in files of version 2 only."""
 
@@ -72,7 +76,7 @@ def read_run(directory: Path, limit: int = LIMIT) -> RunData:
 
     Raises ValueError naming the file that is missing or not of a run.
     """
-    config = _read_config(directory / CONFIG)
+    config = read_config(directory)
     made_of = composition(config)
     groups = [group for path in rollout_files(directory) for group in read_groups(path, made_of)]
     if not groups:
@@ -85,7 +89,7 @@ def read_run(directory: Path, limit: int = LIMIT) -> RunData:
     return RunData(
         directory=directory,
         composition=made_of,
-        settings=_settings(config),
+        settings=told(config),
         summary=read_json_file(summary_path) if summary_path.is_file() else {},
         rows=read_rows(table) if table.is_file() else {},
         groups=kept,
@@ -111,8 +115,9 @@ def sample(groups: Sequence[Group], limit: int) -> tuple[int, list[Group]]:
     return every, [groups[i] for i in kept]
 
 
-def read_groups(path: Path, made_of: Composition) -> Iterator[Group]:
-    """The groups of a rollout file, in its order. Raises ValueError naming file and line."""
+def read_groups(path: Path, made_of: Composition, tokens: bool = False) -> Iterator[Group]:
+    """The groups of a rollout file, in its order; with their `tokens` where asked. Raises ValueError naming file and
+    line."""
     iteration, _, rank = path.stem.partition("-rank")
     found: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     with path.open("rb") as file:
@@ -120,7 +125,7 @@ def read_groups(path: Path, made_of: Composition) -> Iterator[Group]:
             try:
                 row = read_json(line)
                 prompt = {key: row[key] for key in ("task_id", "question", "answers", "kind")}
-                found.setdefault(row["group"], (prompt, []))[1].append(trajectory(row))
+                found.setdefault(row["group"], (prompt, []))[1].append(trajectory(row, tokens))
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise ValueError(
                     f"{path}, line {number}: {type(error).__name__} {error}; expected a trajectory with its credit"
@@ -129,20 +134,23 @@ def read_groups(path: Path, made_of: Composition) -> Iterator[Group]:
         yield Group(int(iteration), int(rank), number, prompt, *explain(members, made_of))
 
 
-def trajectory(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of a line of a rollout file: no tokens; credit beside the turn it belongs to."""
+def trajectory(row: Mapping[str, Any], tokens: bool = False) -> dict[str, Any]:
+    """What is shown of a line of a rollout file, credit beside the turn it belongs to; `tokens` too, or none."""
+    kept, said = (KEPT + TOKENS, SAID + TURN_TOKENS) if tokens else (KEPT, SAID)
     turns = [
         {
-            **{key: turn[key] for key in ("action", "observation", "useful", "calls")},
+            **{key: turn[key] for key in said},
             **{key: row[key][t] for key in PER_TURN if key in row},
         }
         for t, turn in enumerate(row["turns"])
     ]
     solved = row["metrics"].get("success", row["outcome"]) >= SOLVED
-    return {key: row[key] for key in KEPT} | {"solved": solved, "turns": turns}
+    return {key: row[key] for key in kept} | {"solved": solved, "turns": turns}
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration of the run in `directory`. Raises ValueError naming the file that is missing or holds none."""
+    path = directory / CONFIG
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the directory of a run, as in logs/train/runs/<time>")
     try:
@@ -154,8 +162,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def told(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the run was told; the callback that writes the summary knows it too while there is none."""
-    told = config.get("callbacks", {}).get("summary", {})
-    overrides = [o for o in told.get("overrides", ()) if not o.startswith("experiment=")]
-    return {"experiment": told.get("experiment"), "seed": config.get("seed"), "overrides": overrides}
+    said = config.get("callbacks", {}).get("summary", {})
+    overrides = [o for o in said.get("overrides", ()) if not o.startswith("experiment=")]
+    return {"experiment": said.get("experiment"), "seed": config.get("seed"), "overrides": overrides}
