@@ -22,6 +22,8 @@ from launch import ROOT, prepare_process, quiet_libraries, require_settings
 
 FORMATS = {"openai": "openai_messages", "atif": "atif"}
 """Module of `a2tgpo.traces` that reads a format."""
+USED = ["seed", "threads", "paths", "data", "model", "trainer"]
+"""Of the configuration; the rest speaks of a run directory of its own."""
 NO_SIGNAL = {"_target_": "a2tgpo.method.signals.none.NoSignal"}
 
 
@@ -48,11 +50,16 @@ def import_traces(file: Path, form: str, output: Path, model: str | None, overri
 def composed(model: str | None, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a run with these overrides and this model. Raises ValueError where it cannot work."""
     prepare_process()
-    words = [f"experiment={_experiment(overrides)}", *(o for o in overrides if not o.startswith("experiment="))]
+    words = [
+        f"experiment={_experiment(overrides)}",
+        "paths.output_dir=.",
+        *(o for o in overrides if not o.startswith("experiment=")),
+    ]
     if model is not None:
         words += ["model/policy=pretrained", f"model.policy.path={model}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("train", words)
+        config = compose("train", words)
+    return OmegaConf.masked_copy(config, USED)
 
 
 def _experiment(overrides: Sequence[str]) -> str:
@@ -68,7 +75,7 @@ def credited(
     from a2tgpo.system.process import configure_process, device_of, precision_context
     from a2tgpo.traces.crediting import Crediting
 
-    require_settings(config, ("model.method",))
+    require_settings(config, ("threads", "model.method", "model.module"))
     quiet_libraries()
     configure_process(config.threads, keep_memory=True)
     method = instantiate(config.model.method, _convert_="all")
