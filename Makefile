@@ -68,7 +68,7 @@ test-loggers: $(READY) ## Run the tests of the loggers that are optional extras,
 
 # inspect-ai holds fsspec and python-dateutil back: an environment of its own, which finds all else in .venv.
 .venv-traces/.ready: $(READY)
-	$(PYTHON) -m venv .venv-traces
+	$(BIN)/python -m venv .venv-traces
 	$(BIN)/python -c "import site; print(*site.getsitepackages())" > $$(echo .venv-traces/lib/python*/site-packages)/venv.pth
 	grep -vE "^(fsspec|python-dateutil)==" constraints.txt > .venv-traces/constraints.txt
 	.venv-traces/bin/python -m pip install --quiet --constraint .venv-traces/constraints.txt --editable ".[traces]"
