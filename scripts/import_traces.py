@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from a2tgpo.traces.to_run import placed, recorded_model, require_new, write_run
 from a2tgpo.traces.trace import Trace
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
@@ -24,23 +25,26 @@ FORMATS = {"openai": "openai_messages", "atif": "atif"}
 """Module of `a2tgpo.traces` that reads a format."""
 USED = ["seed", "threads", "paths", "data", "model", "trainer"]
 """Of the configuration; the rest speaks of a run directory of its own."""
+TOLD = ("experiment", "overrides")
+"""What a run was told, as far as its page shows it."""
 NO_SIGNAL = {"_target_": "a2tgpo.method.signals.none.NoSignal"}
 
 
 def import_traces(file: Path, form: str, output: Path, model: str | None, overrides: Sequence[str]) -> None:
     """Write the trajectories of `file` as the run directory `output`. Raises ValueError where they are none."""
-    from a2tgpo.traces.crediting import has_credit, recorded_rows
-    from a2tgpo.traces.to_run import placed, recorded_model, write_run
-
     traces = placed(import_module(f"a2tgpo.traces.{FORMATS[form]}").read(file))
+    require_new(output)
+    # here, because it takes seconds: what is wrong with the file is said before
+    from a2tgpo.traces.crediting import has_credit, recorded_rows
+
     anew = model is not None or bool(overrides) or not has_credit(traces)
     if anew:
         config = composed(model, overrides)
         rows, made_of, said = credited(traces, config, model)
         told = {"experiment": _experiment(overrides), "overrides": list(overrides)}
     else:
-        rows, made_of, said = list(recorded_rows(traces)), recorded_model(traces), "as recorded"
-        told = {key: traces[0].origin.get(key) for key in ("experiment", "overrides")}
+        rows, made_of, said, origin = [*recorded_rows(traces)], recorded_model(traces), "as recorded", traces[0].origin
+        told = {"experiment": None, "overrides": []} | {key: origin[key] for key in TOLD if key in origin}
     source = {"file": str(file), "format": form, "model": model}
     write_run(output, traces, rows, {"model": made_of, "callbacks": {"summary": told}, "imported": source})
     groups = {tuple(trace.facts[key] for key in ("iteration", "rank", "group")) for trace in traces}

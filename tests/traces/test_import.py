@@ -2,6 +2,9 @@
 the model."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from a2tgpo.traces.to_run import placed
 from a2tgpo.viewer.page import page
 from a2tgpo.viewer.run_data import read_run
 from a2tgpo.viewer.text import choose, tell
-from tests.helpers.tiny_runs import SHIPPED, SMALL, fit
+from tests.helpers.tiny_runs import ROOT, SHIPPED, SMALL, fit
 from tests.helpers.traced_run import (
     CHAT_TEMPLATE,
     HOSTILE,
@@ -246,6 +249,15 @@ BAD = {
         r"messages\[1\]: a result in front",
     ),
     "a call without a result": (changed("messages", 4, to=None), r"messages\[2\]: a result is missing"),
+    "two calls of one name": (
+        changed("messages", 2, "tool_calls", 1, "id", to="a"),
+        r"messages\[2\]\.tool_calls: two have",
+    ),
+    "more shared turns than there are": (
+        changed("metadata", "n_shared", to=4),
+        r"metadata\.n_shared: expected at most 3",
+    ),
+    "metadata that are none": (changed("metadata", to="hello"), r"metadata: expected an object"),
     "arguments that are no JSON": (
         changed("messages", 5, "tool_calls", 0, "function", "arguments", to="{"),
         r"messages\[5\]\.tool_calls\[0\]\.function\.arguments: .*; expected a JSON object",
@@ -278,6 +290,30 @@ def test_files_that_hold_nothing_are_one_error(tmp_path):
         imported(tmp_path / "nowhere.jsonl", tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("import_traces.py", "nowhere.jsonl", "--format=openai", "--output=out"),
+            "nowhere.jsonl: No such file or dir",
+        ),
+        (
+            ("import_traces.py", "in.jsonl", "--format=openai", "--output=out"),
+            "in.jsonl, line 1: metadata.answers: missing",
+        ),
+        (("export_traces.py", ".", "--format=openai"), "config.yaml: no such file; expected the directory of a run"),
+    ],
+)
+def test_on_the_command_line_an_error_is_one_line(tmp_path, arguments, message):
+    leave_lines(tmp_path / "in.jsonl", changed("metadata", "answers", to=None))
+    script, *rest = arguments
+    command = [sys.executable, str(ROOT / "scripts" / script), *rest]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {message}"), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
 def test_credit_of_some_turns_and_two_of_one_place_are_refused(tmp_path):
     run = leave_viewed_run(tmp_path / "run", {"000001-rank0": GROUP})
     own = exported(run, "openai", tmp_path / "out.jsonl").read_text().splitlines()
@@ -285,6 +321,34 @@ def test_credit_of_some_turns_and_two_of_one_place_are_refused(tmp_path):
         imported(leave_lines(tmp_path / "twice.jsonl", *own, own[0]), tmp_path / "back")
     with pytest.raises(ValueError, match=r"5 of 8 turns have recorded credit; expected all or none, or a model"):
         imported(leave_lines(tmp_path / "mixed.jsonl", *own, foreign()), tmp_path / "back")
+
+
+def test_credit_that_another_trainer_recorded_is_shown(tmp_path):
+    credit = {
+        "gain": 0.5,
+        "has_gain": True,
+        "normalized_gain": 1.0,
+        "advantage": 2.0,
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+    }
+    run = imported(leave_lines(tmp_path / "in.jsonl", foreign(turns=[credit] * 3)), tmp_path / "run")
+    (row,) = rows(run)["000001-rank0.jsonl"]
+    assert row["advantage"] == [2.0] * 3 and row["has_gain"] == [True] * 3 and "version" not in row
+    assert "credit   Â = 2\n" in told(run)
+
+
+def test_a_result_that_is_empty_is_a_result(tmp_path, policy_dir):
+    line = foreign()
+    for n in (3, 4):
+        line["messages"][n]["content"] = ""
+    file = leave_lines(tmp_path / "in.jsonl", line, foreign(0.0))
+    (alone, _), (scored, _) = (
+        rows(imported(file, tmp_path / name, **options))["000001-rank0.jsonl"]
+        for name, options in {"alone": {}, "scored": {"model": str(policy_dir)}}.items()
+    )
+    assert alone["advantage"] == pytest.approx([1.0] * 3, abs=1e-6)
+    assert scored["has_gain"] == [True, True, False] and len(scored["belief"]) == 3
 
 
 def test_a_directory_that_is_taken_stays_as_it_is(tmp_path):

@@ -69,6 +69,9 @@ def _turn(where: str, said: Mapping[str, Any], heard: Sequence[tuple[str, Mappin
     if not isinstance(asked, list):
         raise ValueError(f"{where}.tool_calls: expected a list of calls")
     calls = [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(asked)]
+    ids = [identity for identity, _, _ in calls]
+    if len({*ids}) < len(ids):
+        raise ValueError(f"{where}.tool_calls: two have the same id; expected an id a call")
     results: dict[str, str] = {}
     told: list[str] = []
     for place, message in heard:
@@ -76,7 +79,7 @@ def _turn(where: str, said: Mapping[str, Any], heard: Sequence[tuple[str, Mappin
             told.append(_text(message, place))
             continue
         key = message.get("tool_call_id")
-        if key in results or key not in [i for i, _, _ in calls]:
+        if key in results or key not in ids:
             raise ValueError(f"{place}.tool_call_id: expected that of a call in {where} that has no result yet")
         results[key] = _text(message, place)
     thought = said.get("reasoning_content") or ""

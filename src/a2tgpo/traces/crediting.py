@@ -40,15 +40,12 @@ def has_credit(traces: Sequence[Trace]) -> bool:
 
 def has_beliefs(traces: Sequence[Trace]) -> bool:
     """Was the belief in each state of all trajectories recorded? That of a run without a signal is 0."""
-    return all(
-        len(belief) == _n_states(trace) and all(float(value) > 0 for value in belief)
-        for trace in traces
-        for belief in [trace.facts.get("belief", ())]
-    )
+    return all(map(_has_beliefs, traces))
 
 
-def _n_states(trace: Trace) -> int:
-    return 1 + sum(bool(turn.results) for turn in trace.turns)
+def _has_beliefs(trace: Trace) -> bool:
+    belief, n_states = trace.facts.get("belief", ()), 1 + sum(bool(turn.results) for turn in trace.turns)
+    return len(belief) == n_states and all(float(value) > 0 for value in belief)
 
 
 def recorded_rows(traces: Sequence[Trace]) -> Iterator[dict[str, Any]]:

@@ -63,14 +63,15 @@ def written(turn: TraceTurn) -> str:
 
 def spelt(recorded: Trajectory) -> Trajectory:
     """The trajectory with a token a byte: equal texts are equal contexts, and nothing is said of any model."""
+    last = len(recorded.turns) - 1
     turns = tuple(
         replace(
             turn,
             action_ids=_bytes(turn.action_text),
             action_logprobs=(0.0,) * len(_bytes(turn.action_text)),
-            observation_ids=_bytes(turn.observation_text) if turn.observation_text else (),
+            observation_ids=_bytes(turn.observation_text) if turn.observation_text or t < last else (),
         )
-        for turn in recorded.turns
+        for t, turn in enumerate(recorded.turns)
     )
     return replace(recorded, prompt_ids=_bytes(recorded.task.question), turns=turns)
 
@@ -81,12 +82,12 @@ def _bytes(text: str) -> tuple[int, ...]:
 
 def has_tokens_of(policy: Policy, recorded: Trajectory) -> bool:
     """Were the recorded tokens those of this policy's tokenizer? They are, where they spell the recorded texts."""
-    size = len(policy.tokenizer)
     return (
         bool(recorded.prompt_ids)
-        and max(recorded.token_ids) < size
+        and max(recorded.token_ids) < len(policy.tokenizer)
+        and all(turn.is_process for turn in recorded.turns[:-1])
         and all(
-            turn.action_ids
+            0 < len(turn.action_ids) == len(turn.action_logprobs)
             and policy.decode(turn.action_ids) == turn.action_text
             and policy.decode(turn.observation_ids) == turn.observation_text
             for turn in recorded.turns
@@ -102,8 +103,7 @@ def encoded(policy: Policy, trace: Trace, recorded: Trajectory) -> Trajectory:
     """
     chat = policy.tokenizer.chat_template is not None
     ids = _prompt(policy, trace, chat)
-    made = replace(recorded, prompt_ids=ids)
-    turns: list[Turn] = []
+    prompt_ids, turns = ids, list[Turn]()
     for turn, known in zip(trace.turns, recorded.turns, strict=True):
         text = written(turn) if chat else known.action_text
         action = policy.tokenizer(gone_on_with(text, opened_thought(policy.tokenizer, ids)), add_special_tokens=False)
@@ -113,7 +113,7 @@ def encoded(policy: Policy, trace: Trace, recorded: Trajectory) -> Trajectory:
             replace(known, action_ids=action_ids, action_logprobs=(0.0,) * len(action_ids), observation_ids=heard)
         )
         ids = (*ids, *action_ids, *heard)
-    return replace(made, turns=tuple(turns))
+    return replace(recorded, prompt_ids=prompt_ids, turns=tuple(turns))
 
 
 def _prompt(policy: Policy, trace: Trace, chat: bool) -> tuple[int, ...]:

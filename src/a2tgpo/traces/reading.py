@@ -63,6 +63,8 @@ def with_facts(
     if asked.strip():
         facts = {"question": asked, **facts}
     require_needed(facts, place)
+    if facts.get("n_shared", 0) > len(turns):
+        raise ValueError(f"{place}.n_shared: expected at most {len(turns)}, the messages of the assistant")
     per_turn = told.get("turns", [{} for _ in turns])
     if not isinstance(per_turn, list) or len(per_turn) != len(turns):
         raise ValueError(f"{place}.turns: expected a list of {len(turns)}, one for each message of the assistant")

@@ -63,12 +63,16 @@ def _part(origin: Mapping[str, Any], name: str, numbers: Sequence[str] = ()) -> 
     return {"_target_": origin.get(name, ""), **told}
 
 
+def require_new(directory: Path) -> None:
+    """Raises ValueError where `directory` is not new or empty."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory}: not empty; expected a new folder")
+
+
 def write_run(
     directory: Path, traces: Sequence[Trace], rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
 ) -> None:
-    """Write rollout files and configuration. Raises ValueError where `directory` is not new or empty."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory}: not empty; expected a new folder")
+    """Write rollout files and configuration."""
     files: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for trace, row in zip(traces, rows, strict=True):
         files[f"{trace.facts['iteration']:06d}-rank{trace.facts['rank']}"].append(row)
