@@ -30,7 +30,7 @@ def _each(path: Path, read_one: Callable[[Mapping[str, Any]], Trace]) -> Iterato
                 raise ValueError(f"{type(row).__name__}; expected a JSON object")
             yield read_one(row)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{where}: {error}") from None  # whose cause would be told in its place
 
 
 def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
