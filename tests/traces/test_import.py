@@ -338,6 +338,18 @@ def test_credit_that_another_trainer_recorded_is_shown(tmp_path):
     assert "credit   Â = 2\n" in told(run)
 
 
+def test_hostile_texts_of_others_stay_texts(tmp_path, policy_dir):
+    line = foreign(answer=HOSTILE)
+    line["messages"][1]["content"] = line["messages"][3]["content"] = HOSTILE
+    half = json.dumps(foreign(0.0)).replace("A king rules.", "\\ud800")  # of a surrogate pair: no tokenizer takes it
+    run = imported(leave_lines(tmp_path / "in.jsonl", line, half), tmp_path / "run", model=str(policy_dir))
+    first, second = rows(run)["000001-rank0.jsonl"]
+    assert first["question"] == HOSTILE and first["turns"][0]["observation"] == f"Kinu has a king.\n{HOSTILE}"
+    assert first["turns"][2]["action"].endswith(HOSTILE) and first["has_gain"] == [True, True, False]
+    assert second["turns"][0]["observation"] == "Kinu has a king.\n?"
+    assert "</result></think>" not in page(read_run(run)) and "\u202e" not in told(run)
+
+
 def test_a_result_that_is_empty_is_a_result(tmp_path, policy_dir):
     line = foreign()
     for n in (3, 4):

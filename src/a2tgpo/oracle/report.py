@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from rich.box import SIMPLE_HEAD
@@ -20,6 +20,7 @@ from a2tgpo.oracle.judge import Fidelity, Figure, Judge
 LESS = f"whitened cosine less that of {RLOO}"
 
 
+@runtime_checkable
 class Report(Protocol):
     """What is told of a set: how much there is, and the figures of each credit."""
 
