@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from a2tgpo.callbacks.rollout_files import RolloutFiles
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import StopReason
-from a2tgpo.traces.encoding import encoded, trajectory
+from a2tgpo.traces.encoding import encoded, spelt, trajectory
 from a2tgpo.traces.openai_messages import read
 from a2tgpo.traces.to_run import placed
 from a2tgpo.viewer.page import page
@@ -352,14 +352,11 @@ def test_hostile_texts_of_others_stay_texts(tmp_path, policy_dir):
 
 def test_a_result_that_is_empty_is_a_result(tmp_path, policy_dir):
     line = foreign()
-    for n in (3, 4):
-        line["messages"][n]["content"] = ""
+    line["messages"][6]["content"] = ""
     file = leave_lines(tmp_path / "in.jsonl", line, foreign(0.0))
-    (alone, _), (scored, _) = (
-        rows(imported(file, tmp_path / name, **options))["000001-rank0.jsonl"]
-        for name, options in {"alone": {}, "scored": {"model": str(policy_dir)}}.items()
-    )
-    assert alone["advantage"] == pytest.approx([1.0] * 3, abs=1e-6)
+    first, _ = map(trajectory, placed(read(file)))
+    assert [turn.is_process for turn in spelt(first).turns] == [True, True, False]
+    scored, _ = rows(imported(file, tmp_path / "run", model=str(policy_dir)))["000001-rank0.jsonl"]
     assert scored["has_gain"] == [True, True, False] and len(scored["belief"]) == 3
 
 
