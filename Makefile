@@ -32,7 +32,7 @@ test: $(READY) ## Run the fast tests
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults and not real and not browser" $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults and not real and not browser and not traces" $(PARALLEL) $(ARGS)
 
 test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume them, compare; bad servers; fuzzed parsers (half an hour)
 	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
@@ -66,6 +66,17 @@ test-loggers: $(READY) ## Run the tests of the loggers that are optional extras,
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[wandb,trackio]"
 	$(BIN)/python -m pytest tests/callbacks/test_loggers.py -m loggers $(ARGS)
 
+# inspect-ai holds fsspec and python-dateutil back: an environment of its own, which finds all else in .venv.
+.venv-traces/.ready: $(READY)
+	$(BIN)/python -m venv .venv-traces
+	$(BIN)/python -c "import site; print(*site.getsitepackages())" > $$(echo .venv-traces/lib/python*/site-packages)/venv.pth
+	grep -vE "^(fsspec|python-dateutil)==" constraints.txt > .venv-traces/constraints.txt
+	.venv-traces/bin/python -m pip install --quiet --constraint .venv-traces/constraints.txt --editable ".[traces]"
+	touch $@
+
+test-traces: .venv-traces/.ready ## Run the tests of other people's trace formats, with the packages of these formats
+	.venv-traces/bin/python -m pytest tests/traces/test_packages.py -m traces $(ARGS)
+
 test-browser: $(READY) ## Run the tests of the viewer in a real Chromium (`apt-get install chromium`), through playwright, which it installs
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
 	$(BIN)/python -m pytest tests/viewer -m browser $(ARGS)
@@ -98,4 +109,4 @@ pretrain: $(READY) ## Make the embedded policies again (about half an hour)
 	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
 	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
 
-.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers lint bench view credit forks evidence evidence-quick pretrain
+.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers test-traces lint bench view credit forks evidence evidence-quick pretrain

@@ -3,8 +3,8 @@
     python scripts/calibration.py                                         # the policy that ships
     python scripts/calibration.py --checkpoints RUN/checkpoints/last.ckpt
 
-Each policy plays the same questions of the validation worlds, sampled. A belief is the probability of the whole accepted
-answer, where signals go by that of one of its tokens.
+Each policy plays the same questions of the validation worlds, sampled. A belief is the probability of the whole
+accepted answer, where signals go by that of one of its tokens.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from launch import LIKE, ROOT, launch, prepare_process, quiet_libraries, require
 from run_directories import CONFIG
 
 if TYPE_CHECKING:
+    from a2tgpo.method.method import Method
     from a2tgpo.oracle.forked import Forked
 
 NEEDED = ("seed", "threads", "questions", "samples", "continuations", "budget", "batch_prompts", "model.method")
@@ -37,7 +38,7 @@ def main(config: DictConfig) -> None:
 def credit(config: DictConfig) -> None:
     """Read or play the forks, judge the credit and the controls, print the tables and leave them with a figure."""
     with one_line_errors():
-        require_settings(config, NEEDED, splits=() if config.frozen else ("train",))
+        require_settings(config, NEEDED, splits=() if config.frozen or config.traces else ("train",))
         # here, because they take seconds: what is wrong with the configuration is said before
         from a2tgpo.oracle.picture import draw
         from a2tgpo.oracle.report import as_json, judge_all, markdown, print_reports
@@ -48,12 +49,15 @@ def credit(config: DictConfig) -> None:
         quiet_libraries()
         configure_process(config.threads, keep_memory=True)
         method = instantiate(config.model.method, _convert_="all")
+        directory = Path(config.paths.output_dir)
+        if config.traces is not None:
+            compare(Path(config.traces), method, directory)
+            return
         forked = kept(Path(config.frozen)) if config.frozen else {_name(config): fork(config)}
         if config.save is not None:
             for one in forked.values():
                 write_forks(Path(config.save), one)
         reports = {name: judge_all(one, {_composition(): method}, config.batch_prompts) for name, one in forked.items()}
-        directory = Path(config.paths.output_dir)
         write_json(directory / "credit.json", as_json(reports))
         for name, text in {"credit.md": markdown(reports), "credit.svg": draw(reports)}.items():
             with whole_file(directory / name) as file:
@@ -75,6 +79,21 @@ def leave_lines(config: DictConfig, forked: "Mapping[str, Forked]") -> Path:
     own = instantiate(OmegaConf.load(run / CONFIG).model.method, _convert_="all")
     (one,) = forked.values()
     return write_lines(run, iterations_in(Path(config.ckpt_path)), Judge(one, config.batch_prompts), own)
+
+
+def compare(traces: Path, method: "Method", directory: Path) -> None:
+    """Hold the credit and the controls against each other on the rollouts in `traces`; no forks are needed."""
+    from a2tgpo.oracle.report import as_json, markdown, print_reports
+    from a2tgpo.system.files import whole_file, write_json
+    from a2tgpo.traces.agreement import agreement
+    from a2tgpo.traces.from_run import read_traces
+
+    reports = {traces.name: agreement(read_traces(traces, None), {_composition(): method})}
+    write_json(directory / "credit.json", as_json(reports))
+    with whole_file(directory / "credit.md") as file:
+        file.write(markdown(reports))
+    print_reports(reports, Console())
+    print(f"credit.json, credit.md: {directory}")
 
 
 def kept(path: Path) -> "dict[str, Forked]":

@@ -99,7 +99,8 @@ def spelt_out(arguments: Sequence[str]) -> list[str]:
 def _overrides_of(run: str) -> list[str]:
     path = Path(run) / ".hydra" / "hydra.yaml"
     if not path.is_file():
-        raise ValueError(f"{LIKE}{run}: there is no {path}; expected the directory of a run of src/train.py")
+        alone = f", or python src/credit.py traces={run}" if (Path(run) / "rollouts").is_dir() else ""
+        raise ValueError(f"{LIKE}{run}: there is no {path}; expected the directory of a run of src/train.py{alone}")
     settings = OmegaConf.load(path).hydra
     experiment = settings.runtime.choices.get("experiment")
     named = [f"experiment={experiment}"] if experiment else []

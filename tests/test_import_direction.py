@@ -20,6 +20,7 @@ FLOORS = (
     {"evaluation", "dry_run", "check"},
     {"viewer"},
     {"callbacks", "oracle"},
+    {"traces"},
 )
 """Rooms from the ground up."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -320,3 +320,10 @@ def test_an_older_file_opens(opened):
     tab = opened({"000001-rank0": older(1)})
     cell(tab, 1, 0).click()
     assert steps(tab)["turn credit"] == "0.35355"
+
+
+def test_rollouts_without_beliefs_say_so(opened):
+    lines = group(belief=[], has_gain=[False] * 3)
+    tab = opened({"000001-rank0": lines})
+    assert tab.text_content("#beliefs") == "No beliefs were recorded."
+    assert "no gain" in tab.text_content("#arithmetic")

@@ -144,26 +144,27 @@ class Judge:
         asked = sure[decisive] & several
         agreement = metrics.sign_agreement(credit[sure], oracle[sure])
         figures = {
-            "reciprocal rank": _mean(rank[asked], prompt[decisive[asked]], n_prompts),
-            "sign": _mean(agreement, prompt[sure], n_prompts),
+            "reciprocal rank": averaged(rank[asked], prompt[decisive[asked]], n_prompts),
+            "sign": averaged(agreement, prompt[sure], n_prompts),
         }
         turn = prompt * n_turns + depth
         for name, labels in (("within trajectories", row), ("within prompt and depth", turn)):
             pair = (metrics.centred(values, labels) for values in (credit, oracle))
-            figures[f"correlation {name}"] = _correlation(*pair, prompt, n_prompts)
+            figures[f"correlation {name}"] = correlated(*pair, prompt, n_prompts)
         ends = ~self.forked.batch.process_mask[self.mask]
         (ours, labels), (oracles, _) = (metrics.contrast(values, ends, turn) for values in (credit, oracle))
-        figures["search or answer"] = _correlation(ours, oracles, labels // n_turns, n_prompts)
+        figures["search or answer"] = correlated(ours, oracles, labels // n_turns, n_prompts)
         earned = self.forked.batch.outcome - self.forked.value(JUDGING)[:, 0]
-        figures["conservation"] = _correlation(advantage.sum(1), earned, self.prompt, n_prompts)
+        figures["conservation"] = correlated(advantage.sum(1), earned, self.prompt, n_prompts)
         return figures
 
 
-def _mean(values: Float[Tensor, " M"], prompt: Int[Tensor, " M"], n_prompts: int) -> Figure:
+def averaged(values: Float[Tensor, " M"], prompt: Int[Tensor, " M"], n_prompts: int) -> Figure:
+    """The mean of `values`, and its standard error over prompts."""
     return _resampled(metrics.counts(values, prompt, n_prompts), metrics.mean)
 
 
-def _correlation(a: Float[Tensor, " M"], b: Float[Tensor, " M"], prompt: Int[Tensor, " M"], n_prompts: int) -> Figure:
+def correlated(a: Float[Tensor, " M"], b: Float[Tensor, " M"], prompt: Int[Tensor, " M"], n_prompts: int) -> Figure:
     return _resampled(metrics.products(a, b, prompt, n_prompts), metrics.correlation)
 
 

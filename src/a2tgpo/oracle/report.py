@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from rich.box import SIMPLE_HEAD
@@ -20,6 +20,19 @@ from a2tgpo.oracle.judge import Fidelity, Figure, Judge
 LESS = f"whitened cosine less that of {RLOO}"
 
 
+@runtime_checkable
+class Report(Protocol):
+    """What is told of a set: how much there is, and the figures of each credit."""
+
+    facts: Mapping[str, float]
+    fidelities: Mapping[str, Any]
+    """By credit."""
+
+    def figures(self, credit: str) -> Mapping[str, Figure]:
+        """All figures of a credit."""
+        ...
+
+
 @dataclass(frozen=True)
 class SetReport:
     """One set of forks: what it is, and the figures of each credit."""
@@ -32,16 +45,18 @@ class SetReport:
         own = self.fidelities[credit]
         return {LESS: own.less(self.fidelities[RLOO])} | own.figures
 
-    def rows(self) -> list[list[str]]:
-        """A row a figure, a column a credit; above them the credits' names."""
-        columns = [self.figures(credit) for credit in self.fidelities]
-        cells = [[name, *(_cell(column[name], name == LESS) for column in columns)] for name in columns[0]]
-        return [["", *self.fidelities], *cells]
 
-    def told(self) -> str:
-        """The facts in one line."""
-        known = {name: f"{value:,}" if isinstance(value, int) else f"{value:.3f}" for name, value in self.facts.items()}
-        return ", ".join(f"{name} {value}" for name, value in known.items())
+def rows(report: Report) -> list[list[str]]:
+    """A row a figure, a column a credit; above them the credits' names."""
+    columns = [report.figures(credit) for credit in report.fidelities]
+    cells = [[name, *(_cell(column[name], name == LESS) for column in columns)] for name in columns[0]]
+    return [["", *report.fidelities], *cells]
+
+
+def told(report: Report) -> str:
+    """The facts in one line."""
+    known = {name: f"{value:,}" if isinstance(value, int) else f"{value:.3f}" for name, value in report.facts.items()}
+    return ", ".join(f"{name} {value}" for name, value in known.items())
 
 
 def judge_all(forked: Forked, methods: Mapping[str, Method], batch_prompts: int) -> SetReport:
@@ -72,7 +87,7 @@ def facts(forked: Forked) -> dict[str, float]:
     }
 
 
-def as_json(reports: Mapping[str, SetReport]) -> dict[str, Any]:
+def as_json(reports: Mapping[str, Report]) -> dict[str, Any]:
     """Plain data; what is not known is null."""
     return {
         name: {
@@ -90,27 +105,27 @@ def _known(figures: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
-def markdown(reports: Mapping[str, SetReport]) -> str:
+def markdown(reports: Mapping[str, Report]) -> str:
     """One table a set."""
     parts = []
     for name, report in reports.items():
-        head, *body = (f"| {' | '.join(row)} |" for row in report.rows())
+        head, *body = (f"| {' | '.join(row)} |" for row in rows(report))
         line = "|---" * (len(report.fidelities) + 1) + "|"
-        parts.append("\n".join([f"**{name}**: {report.told()}", "", head, line, *body]))
+        parts.append("\n".join([f"**{name}**: {told(report)}", "", head, line, *body]))
     return "\n\n".join(parts) + "\n"
 
 
-def print_reports(reports: Mapping[str, SetReport], console: Console) -> None:
+def print_reports(reports: Mapping[str, Report], console: Console) -> None:
     """The same for a person; nothing is cut off."""
     for name, report in reports.items():
-        head, *body = report.rows()
+        head, *body = rows(report)
         table = Table(box=SIMPLE_HEAD, padding=(0, 1))
         for i, credit in enumerate(head):
             table.add_column(credit, justify="right" if i else "left", no_wrap=True)
         for row in body:
             table.add_row(*row)
         console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
-        console.print(f"[bold]{escape(name)}[/]: {report.told()}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{escape(name)}[/]: {told(report)}", highlight=False, soft_wrap=True)
         console.print(table)
 
 

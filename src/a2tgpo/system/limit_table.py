@@ -90,7 +90,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "split": choice("train", "val", "test"),
         "questions": or_null(COUNT),
         "samples": COUNT,
-        **dict.fromkeys(("frozen", "run", "save"), or_null(TEXT)),
+        **dict.fromkeys(("frozen", "run", "save", "traces"), or_null(TEXT)),
         "continuations": integer(at_least=4),  # two halves, each with a spread
         "budget": number("seconds or inf", above=0, infinite=True),
         "batch_prompts": COUNT,

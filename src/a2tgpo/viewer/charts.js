@@ -30,6 +30,7 @@ function curveOf(name, points, iteration, pick) {
 
 /** Beliefs of a group: a line a trajectory, solid for successes and dashed for failures; the chosen one is thick. */
 function beliefChart(trajectories, solved, chosen) {
+  if (trajectories.some((t) => !t.belief.length)) return el("p", { class: "quiet" }, "No beliefs were recorded.");
   const [width, height, left, right, top, bottom] = [300, 190, 30, 16, 12, 160];
   const states = Math.max(2, ...trajectories.map((t) => t.belief.length));
   const highest = Math.max(1e-12, ...trajectories.flatMap((t) => t.belief));

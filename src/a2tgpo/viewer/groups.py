@@ -12,7 +12,11 @@ SOLVED = 0.5
 """Success from which on a trajectory counts as solved; most tasks know 0 and 1 only."""
 PROMPT = ("task_id", "question", "answers", "kind")
 KEPT = ("sample", "n_shared", "outcome", "stop", "metrics", "belief")
-"""What is kept of a trajectory as it is; token ids and what they were sampled with are not."""
+"""What is kept of a trajectory as it is."""
+SAID = ("action", "observation", "useful", "calls")
+"""And of a turn."""
+TOKENS, TURN_TOKENS = ("prompt_ids",), ("action_ids", "action_logprobs", "observation_ids")
+"""What is kept of both for those who ask for tokens."""
 CREDIT = ("gain", "has_gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
 """Credit of each turn. `turn_credit` is in files of version 2 and later only."""
 UPDATE = ("ratio", "clipped", "logprob_change", "token_lengths")
@@ -73,26 +77,29 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def groups_of(path: Path, lines: Iterable[Line], forked: bool, made_of: Composition) -> Iterator[Group]:
-    """The groups of the `lines` of a rollout file at `path`, in their order."""
+def groups_of(
+    path: Path, lines: Iterable[Line], forked: bool, made_of: Composition, tokens: bool = False
+) -> Iterator[Group]:
+    """The groups of the `lines` of a rollout file at `path`, in their order; with their `tokens` where asked."""
     iteration, _, rank = path.stem.partition("-rank")
     found: dict[int, list[Line]] = {}
     for line in lines:
         found.setdefault(line["group"], []).append(line)
     for number, members in found.items():
         prompt = {key: members[0][key] for key in PROMPT}
-        told = explain([trajectory(line) for line in members], made_of)
+        told = explain([trajectory(line, tokens) for line in members], made_of)
         yield Group(int(iteration), forked, int(rank), number, prompt, *told)
 
 
-def trajectory(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of a line: no token ids; what was found of a turn stands with it."""
+def trajectory(line: Mapping[str, Any], tokens: bool = False) -> dict[str, Any]:
+    """What is shown of a line, what was found of a turn beside it; `tokens` too, or none."""
+    kept, said = (KEPT + TOKENS, SAID + TURN_TOKENS) if tokens else (KEPT, SAID)
     turns = [
         {
-            **{key: turn[key] for key in ("action", "observation", "useful", "calls")},
+            **{key: turn[key] for key in said},
             **{key: line[key][t] for key in PER_TURN if key in line},
         }
         for t, turn in enumerate(line["turns"])
     ]
     solved = line["metrics"].get("success", line["outcome"]) >= SOLVED
-    return {key: line[key] for key in KEPT} | {"solved": solved, "turns": turns}
+    return {key: line[key] for key in kept} | {"solved": solved, "turns": turns}

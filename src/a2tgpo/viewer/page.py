@@ -90,15 +90,16 @@ def inline_json(value: Any) -> str:
 
     Numbers that are not finite, which JSON has not, become the texts that JavaScript's Number reads.
     """
-    text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite_json(value), separators=(",", ":"), allow_nan=False)
     return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _plain(value: Any) -> Any:
+def finite_json(value: Any) -> Any:
+    """`value` with the texts NaN, Infinity and -Infinity in the place of numbers that JSON has not."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: finite_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [finite_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

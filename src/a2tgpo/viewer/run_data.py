@@ -77,7 +77,7 @@ def read_run(directory: Path, limit: int = LIMIT, other: OtherCredit | None = No
     return RunData(
         directory=directory,
         composition=made_of,
-        settings=_settings(config),
+        settings=told(config),
         summary=read_json_file(summary) if summary.is_file() else {},
         rows=rows,
         groups=kept,
@@ -134,8 +134,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def told(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the run was told; the callback that writes the summary knows it too while there is none."""
-    told = config.get("callbacks", {}).get("summary", {})
-    overrides = [o for o in told.get("overrides", ()) if not o.startswith("experiment=")]
-    return {"experiment": told.get("experiment"), "seed": config.get("seed"), "overrides": overrides}
+    said = config.get("callbacks", {}).get("summary", {})
+    overrides = [o for o in said.get("overrides", ()) if not o.startswith("experiment=")]
+    return {"experiment": said.get("experiment"), "seed": config.get("seed"), "overrides": overrides}

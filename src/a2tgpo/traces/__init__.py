@@ -1,0 +1,1 @@
+"""Trajectories in other people's formats, both ways: one format a file."""
