@@ -15,7 +15,7 @@ from a2tgpo.callbacks.report import print_report
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
 from error_lines import one_line_errors
-from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings, require_whole_iterations
+from launch import CONFIGS, launch, prepare_process, quiet_libraries, require_settings, require_whole_iterations
 from run_directories import make_paths_absolute, run_directory
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ NEEDED = ("seed", "threads", "data.module", "model.module", "trainer", "callback
 prepare_process()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def main(config: DictConfig) -> None:
     """One training run."""
     train(config)

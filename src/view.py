@@ -7,6 +7,7 @@ python src/view.py logs/train/runs/<time> --text     # prints one group with its
 import argparse
 from pathlib import Path
 
+from a2tgpo.system.entry_points import as_called
 from a2tgpo.viewer.page import PAGE, write_page
 from a2tgpo.viewer.run_data import read_run
 from a2tgpo.viewer.text import choose, tell
@@ -25,7 +26,11 @@ def view(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=as_called("python src/view.py"),
+        description=as_called(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, help="the HTML file (RUN/view.html)")
     parser.add_argument("--text", action="store_true", help="print one group instead")

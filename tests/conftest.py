@@ -18,6 +18,7 @@ from a2tgpo.system.process import configure_process
 ROOT = Path(__file__).resolve().parents[1]
 configure_process(threads=1, keep_memory=True)
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("package_dir", lambda: str(ROOT / "src" / "a2tgpo"), replace=True)
 OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
 
 
