@@ -17,7 +17,7 @@ from a2tgpo.system.overrides import taken_over
 from a2tgpo.system.settings import require, require_all
 from a2tgpo.system.signals import end_with_parent
 from error_lines import FULL_ERROR, stop_in_one_line
-from run_directories import run_dir
+from run_directories import config_hash, run_dir
 
 CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 
@@ -32,6 +32,7 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated")
     OmegaConf.register_new_resolver("project_root", lambda: str(home()), replace=True)
     OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
+    OmegaConf.register_new_resolver("config_hash", config_hash, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
 
 
