@@ -1,7 +1,7 @@
 # Never built: no Docker daemon was at hand. What it runs was run without it (tests/test_installed.py).
 #   docker build --tag a2tgpo .
 #   docker run --rm --volume "$PWD/logs:/work/logs" a2tgpo experiment=a2tgpo
-# With a GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130, and docker run --gpus all … trainer=gpu
+# With a GPU: --build-arg TORCH_INDEX=https://pypi.org/simple, and docker run --gpus all … trainer=gpu
 FROM python:3.11-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /project

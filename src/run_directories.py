@@ -106,14 +106,14 @@ def _absolute(value: object) -> object:
 
 
 def _within(value: object, folders: Mapping[str, str]) -> object:
-    """A path in one of `folders` as one that begins with its name."""
+    """A path in one of `folders` as one that begins with its name, of the deepest."""
     if isinstance(value, list):
         return [_within(one, folders) for one in value]
-    inside = [name for name, folder in folders.items() if f"{value}/".startswith(f"{folder}/")]
-    if not inside:
+    if not isinstance(value, str):
         return value
-    deepest = max(inside, key=lambda name: len(folders[name]))
-    return value.replace(folders[deepest], deepest, 1)
+    inside = [(str(folder), name) for name, folder in folders.items() if f"{value}/".startswith(f"{folder}/")]
+    folder, name = max(inside, default=("", ""))
+    return name + value.removeprefix(folder)
 
 
 @contextmanager
