@@ -63,7 +63,7 @@ train-real: $(MODELS)/.ready $(FACTS)/.ready ## Train SmolLM2-135M on questions 
 	$(BIN)/python scripts/train_real.py $(ARGS)
 
 test-loggers: $(READY) ## Run the tests of the loggers that are optional extras, which it installs
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[wandb,trackio]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[wandb,trackio,mlflow]"
 	$(BIN)/python -m pytest tests/callbacks/test_loggers.py -m loggers $(ARGS)
 
 # inspect-ai holds fsspec and python-dateutil back: an environment of its own, which finds all else in .venv.

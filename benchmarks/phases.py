@@ -45,6 +45,7 @@ class Meter:
 def load() -> tuple[RolloutDataModule, A2TGPOModule]:
     """Data module and learner of `experiment=a2tgpo`."""
     OmegaConf.register_new_resolver("project_root", lambda: str(ROOT))
+    OmegaConf.register_new_resolver("package_dir", lambda: str(ROOT / "src" / "a2tgpo"))
     OmegaConf.register_new_resolver("run_dir", lambda *_: ".")
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", overrides=["experiment=a2tgpo", "model/reference=none"])

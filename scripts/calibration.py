@@ -15,13 +15,14 @@ from statistics import correlation, mean
 import matplotlib
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from a2tgpo.embedded.questions import NARROWING
 from a2tgpo.evaluation.calibration import BeliefState, belief_states, calibration_gap
 from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.rollouts.trajectory import Split
+from launch import CONFIGS, prepare_process
 
+prepare_process()
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -32,9 +33,7 @@ N_BINS = 10
 
 def states_of(checkpoint: Path | None, questions: int) -> list[BeliefState]:
     """What the policy of a checkpoint, or the one that ships, believes along sampled episodes."""
-    OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
-    OmegaConf.register_new_resolver("run_dir", lambda *_: ".", replace=True)
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
         config = compose("train", ["preset=credit", "experiment=a2tgpo"])
     data, policy = (instantiate(part, _convert_="all") for part in (config.data.module, config.model.policy))
     if checkpoint is not None:

@@ -25,7 +25,7 @@ from a2tgpo.training.module import A2TGPOModule
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
 from error_lines import one_line_errors
-from launch import ROOT, prepare_process, quiet_libraries, require_settings
+from launch import CONFIGS, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("questions", "data.module", "model.module")
 """What no table can do without, whatever `~` took away."""
@@ -41,7 +41,7 @@ COLUMNS += ["ranked", *(f"{figure}, {gain}" for figure in ("pairs", "live") for 
 def of_all_dialects(own: Wrapper) -> list[Wrapper]:
     """The run's own wrapper, those of the shipped dialects, what `wrappers` makes of each, and two more; of several
     that begin alike the first."""
-    files = sorted((ROOT / "configs" / "data" / "dialect").glob("*.yaml"))
+    files = sorted((Path(CONFIGS) / "data" / "dialect").glob("*.yaml"))
     shipped = [tuple(OmegaConf.load(file).answer_wrapper) for file in files]
     first: dict[str, Wrapper] = {}
     for wrapper in [*(some for dialect in [own, *shipped] for some in wrappers(dialect)), *FURTHER]:
@@ -52,7 +52,7 @@ def of_all_dialects(own: Wrapper) -> list[Wrapper]:
 def measure(overrides: list[str], own: bool) -> list[WrapperBeliefs]:
     """Beliefs in the answers of the first `questions` of the training split."""
     prepare_process()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
         config = compose("check", overrides=["threads=1", "paths.output_dir=.", *overrides])
     config = OmegaConf.masked_copy(config, USED)
     require_settings(config, NEEDED, splits=("train",))

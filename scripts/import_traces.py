@@ -19,7 +19,7 @@ from a2tgpo.traces.trace import Trace
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
 from error_lines import stop_in_one_line
-from launch import ROOT, prepare_process, quiet_libraries, require_settings
+from launch import CONFIGS, prepare_process, quiet_libraries, require_settings
 
 FORMATS = {"openai": "openai_messages", "atif": "atif"}
 """Module of `a2tgpo.traces` that reads a format."""
@@ -61,7 +61,7 @@ def composed(model: str | None, overrides: Sequence[str]) -> DictConfig:
     ]
     if model is not None:
         words += ["model/policy=pretrained", f"model.policy.path={model}"]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
         config = compose("train", words)
     return OmegaConf.masked_copy(config, USED)
 

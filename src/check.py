@@ -10,7 +10,7 @@ from rich.console import Console
 
 from a2tgpo.system.signals import ending_on_signals
 from error_lines import one_line_errors
-from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings
+from launch import CONFIGS, launch, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("seed", "threads", "questions", "samples", "data.module", "model.module", "trainer.max_epochs")
 """What no check can do without, whatever `~` took away."""
@@ -19,7 +19,7 @@ EXAMPLES = "data/dialect/examples"
 prepare_process()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="check")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="check")
 def main(config: DictConfig) -> None:
     """One check."""
     check(config)

@@ -15,7 +15,7 @@ from rich.console import Console
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
 from error_lines import one_line_errors
-from launch import LIKE, ROOT, launch, prepare_process, quiet_libraries, require_settings
+from launch import CONFIGS, LIKE, launch, prepare_process, quiet_libraries, require_settings
 from run_directories import CONFIG
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ RUN = "run="
 prepare_process()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="credit")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="credit")
 def main(config: DictConfig) -> None:
     """One composition."""
     credit(config)

@@ -10,6 +10,8 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
+from a2tgpo.system.entry_points import as_called
+
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """Of the environment: whether Hydra hands errors on as they are, or makes a text of them."""
 _SHOW_TRACE = os.environ.get(FULL_ERROR) == "1"
@@ -44,7 +46,7 @@ def stop_in_one_line() -> Iterator[None]:
     ) as error:
         if _SHOW_TRACE:
             raise
-        print(f"error: {' '.join(tell(error).split())}", file=sys.stderr)
+        print(f"error: {as_called(' '.join(tell(error).split()))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -15,7 +15,7 @@ from a2tgpo.rollouts.trajectory import Split, Task
 from a2tgpo.system.signals import ending_on_signals
 from a2tgpo.tasks.protocols import Tasks
 from error_lines import one_line_errors
-from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings
+from launch import CONFIGS, launch, prepare_process, quiet_libraries, require_settings
 
 NEEDED = ("seed", "threads", "device", "precision", "split", "samples", "data.module", "model.policy")
 """What no evaluation can do without, whatever `~` took away."""
@@ -23,7 +23,7 @@ NEEDED = ("seed", "threads", "device", "precision", "split", "samples", "data.mo
 prepare_process()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="eval")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="eval")
 def main(config: DictConfig) -> None:
     """One evaluation."""
     run(config)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from a2tgpo.system.entry_points import as_called
 from error_lines import one_line_errors
 from launch import prepare_process, quiet_libraries, require_settings
 from run_directories import CONFIG
@@ -93,7 +94,11 @@ def export(source: Path, output: Path, adapter: bool) -> None:
 
 if __name__ == "__main__":
     prepare_process()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=as_called("python src/export.py"),
+        description=as_called(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("source", type=Path, metavar="RUN_DIR_OR_CKPT")
     parser.add_argument("output", type=Path)
     parser.add_argument("--adapter", action="store_true", help="write the adapter alone")

@@ -1,4 +1,4 @@
-"""What the entry points share: where the project is, a process that is ready, settings that can work, `like=`."""
+"""What the entry points share: where the configs are, a process that is ready, settings that can work, `like=`."""
 
 import logging
 import os
@@ -11,25 +11,28 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from a2tgpo.system.entry_points import PACKAGE, home
 from a2tgpo.system.launches import first_of_launch
 from a2tgpo.system.overrides import taken_over
 from a2tgpo.system.settings import require, require_all
 from a2tgpo.system.signals import end_with_parent
 from error_lines import FULL_ERROR, stop_in_one_line
-from run_directories import run_dir
+from run_directories import config_hash, run_dir
 
-ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 
 LIKE = "like="
 """Names a run whose overrides hold here too."""
 
 
 def prepare_process() -> None:
-    """Resolvers `project_root` and `run_dir` for the configuration; known warnings of libraries are left out."""
+    """Resolvers of the configuration; known warnings of libraries are left out."""
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*is deprecated")
-    OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+    OmegaConf.register_new_resolver("project_root", lambda: str(home()), replace=True)
+    OmegaConf.register_new_resolver("package_dir", lambda: str(PACKAGE), replace=True)
+    OmegaConf.register_new_resolver("config_hash", config_hash, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
 
 

@@ -1,11 +1,14 @@
 """Where a run lives: its directory, the configuration that is kept there, and what a resume may change of it."""
 
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import datetime
 from glob import glob
+from hashlib import sha256
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +16,7 @@ from yaml import YAMLError
 
 from a2tgpo.system.files import held, whole_file
 from a2tgpo.system.launches import first_of_launch, launch_name
+from a2tgpo.system.overrides import SAME_METHOD
 from a2tgpo.system.settings import require
 
 RESUME_MAY_CHANGE = (
@@ -74,13 +78,42 @@ def make_paths_absolute(config: DictConfig) -> None:
     """Files and folders that are there get their whole path, so that the run directory says the same from anywhere."""
     for key, value in _flat(OmegaConf.to_container(config, resolve=False)).items():
         if key.endswith(PATHS):
-            OmegaConf.update(
-                config, key, [_absolute(v) for v in value] if isinstance(value, list) else _absolute(value)
-            )
+            OmegaConf.update(config, key, _absolute(value))
+
+
+def config_hash(_root_: DictConfig) -> str:
+    """Equal for runs of one composition: what `SAME_METHOD` names is left out, and every seed.
+
+    What is in a folder of `paths` counts by its place in there, other files and folders by where they are.
+    """
+    config = deepcopy(_root_)
+    OmegaConf.set_struct(config, False)
+    for name in ("callbacks", "logger"):  # which speak of the hash themselves
+        config.pop(name, None)
+    values = OmegaConf.to_container(config, resolve=True)
+    told = {
+        key: _within(_absolute(value) if key.endswith(PATHS) else value, values["paths"])
+        for key, value in _flat(values).items()
+        if not key.startswith(SAME_METHOD) and not key.endswith(".seed")
+    }
+    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _absolute(value: object) -> object:
+    if isinstance(value, list):
+        return [_absolute(one) for one in value]
     return os.path.abspath(value) if isinstance(value, str) and glob(value) else value
+
+
+def _within(value: object, folders: Mapping[str, str]) -> object:
+    """A path in one of `folders` as one that begins with its name, of the deepest."""
+    if isinstance(value, list):
+        return [_within(one, folders) for one in value]
+    if not isinstance(value, str):
+        return value
+    inside = [(str(folder), name) for name, folder in folders.items() if f"{value}/".startswith(f"{folder}/")]
+    folder, name = max(inside, default=("", ""))
+    return name + value.removeprefix(folder)
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 from a2tgpo.retrievers.protocols import PassageRetriever
 from a2tgpo.retrievers.server import RetrievalServer
 from error_lines import one_line_errors
-from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings
+from launch import CONFIGS, launch, prepare_process, quiet_libraries, require_settings
 
 prepare_process()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="serve")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="serve")
 def main(config: DictConfig) -> None:
     """Build the retriever, serve it."""
     with one_line_errors():

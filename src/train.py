@@ -15,12 +15,11 @@ from a2tgpo.callbacks.report import print_report
 from a2tgpo.rollouts.trajectory import Split
 from a2tgpo.system.signals import ending_on_signals
 from error_lines import one_line_errors
-from launch import ROOT, launch, prepare_process, quiet_libraries, require_settings, require_whole_iterations
-from run_directories import make_paths_absolute, run_directory
+from launch import CONFIGS, launch, prepare_process, quiet_libraries, require_settings, require_whole_iterations
+from run_directories import config_hash, make_paths_absolute, run_directory
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
-    from lightning.pytorch.loggers import Logger
 
 NEEDED = ("seed", "threads", "data.module", "model.module", "trainer", "callbacks.checkpoint", "callbacks.summary")
 """What no run can do without, whatever `~` took away."""
@@ -28,7 +27,7 @@ NEEDED = ("seed", "threads", "data.module", "model.module", "trainer", "callback
 prepare_process()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def main(config: DictConfig) -> None:
     """One training run."""
     train(config)
@@ -77,25 +76,22 @@ def fit_and_test(config: DictConfig) -> "Trainer":
 
 def fit(config: DictConfig, data: "LightningDataModule", learner: "LightningModule", test: bool = False) -> "Trainer":
     """The trainer, once `learner` is fitted to `data` and, where `test` asks for it, its best checkpoint tested."""
-    from a2tgpo.callbacks.rich_logging import log_text
-
     trainer = instantiate(
         config.trainer,
         callbacks=list(instantiate(config.callbacks).values()),
-        logger=build_loggers(config.get("logger")),
+        logger=list(instantiate(config.get("logger", {}), _convert_="all").values()),
         _convert_="all",
     )
     # Lightning's own would only make a note of SIGTERM, and wait for the other ranks inside the handler.
     trainer._signal_connector.register_signal_handlers = lambda: None
-    if trainer.is_global_zero:
-        log_text(trainer.loggers, "config", OmegaConf.to_yaml(config, resolve=True), step=0)
     try:
-        if config.ckpt_path is None:
-            trainer.validate(learner, data, verbose=False)
-        trainer.fit(learner, data, ckpt_path=config.ckpt_path, weights_only=True)
-        if test:
-            best = "best" if trainer.checkpoint_callback.best_model_path else None
-            trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
+        with logged(trainer, config):
+            if config.ckpt_path is None:
+                trainer.validate(learner, data, verbose=False)
+            trainer.fit(learner, data, ckpt_path=config.ckpt_path, weights_only=True)
+            if test:
+                best = "best" if trainer.checkpoint_callback.best_model_path else None
+                trainer.test(learner, data, ckpt_path=best, verbose=False, weights_only=True)
     except BaseException:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGKILL)  # its ranks could only report that this one is gone
@@ -103,10 +99,24 @@ def fit(config: DictConfig, data: "LightningDataModule", learner: "LightningModu
     return trainer
 
 
-def build_loggers(config: DictConfig | None) -> "list[Logger]":
-    """One logger, a mapping of several by name, or none."""
-    built = instantiate(config or OmegaConf.create())
-    return list(built.values()) if isinstance(built, DictConfig) else [built]
+@contextmanager
+def logged(trainer: "Trainer", config: DictConfig) -> Iterator[None]:
+    """The loggers are told which run it is, and when it has ended or failed."""
+    from a2tgpo.callbacks.rich_logging import end_runs, log_text
+
+    experiment = HydraConfig.get().runtime.choices.experiment
+    told = {"experiment": experiment, "seed": config.seed, "config_hash": config_hash(config)}
+    for logger in trainer.loggers:
+        logger.log_hyperparams(told)
+    failed = True
+    try:
+        if trainer.is_global_zero:
+            log_text(trainer.loggers, "config", OmegaConf.to_yaml(config, resolve=True), step=0)
+        yield
+        failed = False
+    finally:
+        if trainer.is_global_zero:
+            end_runs(trainer.loggers, failed)
 
 
 if __name__ == "__main__":

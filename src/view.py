@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from a2tgpo.system.entry_points import as_called
 from a2tgpo.viewer.page import PAGE, write_page
 from a2tgpo.viewer.run_data import read_config, read_run
 from a2tgpo.viewer.text import choose, tell
@@ -53,15 +54,19 @@ def composed(run: Path, overrides: Sequence[str]) -> "DictConfig":
     """The configuration of a run like this one, but for `overrides`."""
     from hydra import compose, initialize_config_dir
 
-    from launch import LIKE, ROOT, prepare_process, spelt_out
+    from launch import CONFIGS, LIKE, prepare_process, spelt_out
 
     prepare_process()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
         return compose("train", overrides=spelt_out([f"{LIKE}{run}", *overrides]))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=as_called("python src/view.py"),
+        description=as_called(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--output", type=Path, help="the HTML file (RUN/view.html)")
     parser.add_argument("--text", action="store_true", help="print one group instead")

@@ -11,11 +11,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from a2tgpo.callbacks.report import quoted
+from a2tgpo.system.entry_points import as_called
 from a2tgpo.system.overrides import carried
 from a2tgpo.system.signals import ending_on_signals
 from error_lines import one_line_errors
 from export import export
-from launch import ROOT, launch, prepare_process
+from launch import CONFIGS, launch, prepare_process
 from train import fit, prepared_run
 
 NEEDED = ("seed", "threads", "data.module", "model.imitation", "trainer", "callbacks.checkpoint")
@@ -26,7 +27,7 @@ FOLDER = "policy"
 prepare_process()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="warm_up")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="warm_up")
 def main(config: DictConfig) -> None:
     """One warm-up."""
     warm_up(config)
@@ -49,7 +50,7 @@ def warm_up(config: DictConfig) -> None:
 def _say_what_is_next(folder: Path) -> None:
     kept = [override for override in carried(HydraConfig.get().overrides.task) if _holds_for_training(override)]
     words = ["src/train.py", *kept, f"model.policy.path={quoted(folder)}"]
-    print(f"next: python {shlex.join(words)}")
+    print(as_called(f"next: python {shlex.join(words)}"))
 
 
 def _holds_for_training(override: str) -> bool:

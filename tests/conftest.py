@@ -14,11 +14,14 @@ import tests.helpers.checked_shapes  # noqa: F401  # before the first import of 
 from a2tgpo.embedded.tokenizer import build_tokenizer
 from a2tgpo.policies.policy import Policy
 from a2tgpo.system.process import configure_process
+from run_directories import config_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 configure_process(threads=1, keep_memory=True)
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("package_dir", lambda: str(ROOT / "src" / "a2tgpo"), replace=True)
 OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
+OmegaConf.register_new_resolver("config_hash", config_hash, replace=True)
 
 
 @pytest.fixture

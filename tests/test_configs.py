@@ -26,6 +26,7 @@ NOT_BUILT = {
     "trainer/gpu": "needs an accelerator",
     "trainer/ddp": "needs accelerators",
     "logger/wandb": "needs an optional package; built in callbacks/test_loggers.py",
+    "logger/mlflow": "needs an optional package; built in callbacks/test_loggers.py",
     "logger/trackio": "needs an optional package; built in callbacks/test_loggers.py",
     "data/facts": "needs what scripts/make_facts.py makes; used in tests/real",
     "data/retriever/bm25": "needs a corpus; built in retrievers/test_retrievers.py",

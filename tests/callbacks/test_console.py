@@ -242,8 +242,3 @@ def test_bar_is_tidied_up_after_an_error(config):
     with pytest.raises(RuntimeError, match="fell"):
         trainer.fit(learner, data)
     assert progress.bar is None and screen.getvalue().endswith("\x1b[?25h")  # the cursor is back
-
-
-def test_a_run_may_have_no_logger(composed):
-    assert train.build_loggers(composed("~logger").get("logger")) == []
-    assert train.build_loggers(composed("logger=none").logger) == []

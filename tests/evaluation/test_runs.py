@@ -2,8 +2,8 @@
 
 import pytest
 
-from a2tgpo.callbacks.summary import method_overrides
 from a2tgpo.evaluation.runs import band, by_seed, find_runs, read_runs, smooth
+from a2tgpo.system.overrides import method_overrides
 from tests.helpers.tiny_runs import leave_run
 
 

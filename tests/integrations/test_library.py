@@ -30,8 +30,9 @@ def imported(*modules):
     return set(json.loads(done.stdout))
 
 
-def test_scoring_credit_clipping_and_loss_need_neither_lightning_nor_hydra():
-    found = imported("scoring.score", "method.method", "rollouts.loop", "engines.huggingface", "environments.tool_use")
+def test_scoring_credit_clipping_loss_and_viewer_need_neither_lightning_nor_hydra():
+    rooms = ("scoring.score", "method.method", "rollouts.loop", "engines.huggingface", "environments.tool_use")
+    found = imported(*rooms, "viewer.page", "viewer.text")
     assert "torch" in found and not found & {"lightning", "pytorch_lightning", "hydra", "omegaconf"}
 
 

@@ -308,7 +308,7 @@ def test_configuration_is_kept_resolved(finished):
 
 def test_summary_is_flat_and_complete(finished):
     summary = json.loads((finished / "summary.json").read_text())
-    texts = {"experiment", "overrides"}
+    texts = {"experiment", "overrides", "config_hash"}
     assert {key for key, value in summary.items() if not isinstance(value, int | float)} == texts
     assert "data.module.group_size=4" in summary["overrides"] and "paths." not in summary["overrides"]
     assert summary["experiment"] == "a2tgpo" and summary["seed"] == 0

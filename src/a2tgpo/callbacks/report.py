@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from a2tgpo.system.entry_points import as_called
 from a2tgpo.system.files import read_json_file
 from a2tgpo.system.overrides import carried, is_of_method
 from a2tgpo.viewer.page import PAGE
@@ -59,7 +60,7 @@ def next_commands(
         commands["another method"] = ["src/train.py", *same[: int(kept)], f"experiment={rival}"]
     outcome = "z" if choices["model/outcome"] == "centre" else "centre"
     commands["swap one part"] = ["src/train.py", *same, f"model/outcome={outcome}"]
-    return {title: f"python {shlex.join(words)}" for title, words in commands.items()}
+    return {title: as_called(f"python {shlex.join(words)}") for title, words in commands.items()}
 
 
 def _rival(experiment: str | None, choices: Mapping[str, str]) -> str | None:

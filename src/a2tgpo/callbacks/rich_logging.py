@@ -1,13 +1,14 @@
-"""Histograms and texts, for the loggers that can take them.
+"""What loggers take beside numbers, each in its own way: histograms, texts, the end of a run.
 
-TensorBoard, Weights & Biases and Trackio take both. A logger that takes numbers alone, such as the csv one, is passed
-over without a word: the same texts and values are in `rollouts/*.jsonl`. Only the first rank may call these.
+TensorBoard, Weights & Biases and Trackio take histograms and texts, MLflow texts. A logger that takes numbers alone,
+such as the csv one, is passed over without a word: the same texts and values are in `rollouts/*.jsonl`. Only the first
+rank may call these.
 """
 
 from collections.abc import Iterable
 
 from jaxtyping import Float
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from a2tgpo.callbacks.trackio_logger import TrackioLogger
@@ -40,3 +41,12 @@ def log_text(loggers: Iterable[Logger], name: str, text: str, step: int) -> None
             from trackio import Markdown
 
             logger.log_metrics({name: Markdown(quoted)}, step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_text(logger.run_id, text, f"{name}/{step}.txt")
+
+
+def end_runs(loggers: Iterable[Logger], failed: bool) -> None:
+    """End what would take the next run of this process for its own: that of Weights & Biases."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=int(failed))

@@ -10,17 +10,11 @@ from lightning import Callback, Trainer
 
 from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.system.files import write_json
+from a2tgpo.system.overrides import method_overrides
 from a2tgpo.system.signals import Interrupted
 
 STATE = "summary"
 """Where a checkpoint keeps what is known so far."""
-SAME_METHOD = ("seed=", "experiment=", "paths.", "hydra.", "hydra/", "callbacks.", "logger", "ckpt_path=", "threads=")
-"""Beginnings of the overrides that say nothing about the method, or stand in a key of their own."""
-
-
-def method_overrides(overrides: Sequence[str]) -> str:
-    """Those of `overrides` that make it another method or task, sorted, in one line."""
-    return " ".join(sorted(o for o in overrides if not o.lstrip("+~").startswith(SAME_METHOD)))
 
 
 class Summary(Callback):
@@ -29,9 +23,16 @@ class Summary(Callback):
     What is known so far stands in every checkpoint, so a resumed run has the figures of one that was never interrupted.
     """
 
-    def __init__(self, path: str, experiment: str | None, seed: int, overrides: Sequence[str]) -> None:
+    def __init__(
+        self, path: str, experiment: str | None, seed: int, overrides: Sequence[str], config_hash: str
+    ) -> None:
         self.path = Path(path)
-        self.settings = {"experiment": experiment, "seed": seed, "overrides": method_overrides(overrides)}
+        self.settings = {
+            "experiment": experiment,
+            "seed": seed,
+            "overrides": method_overrides(overrides),
+            "config_hash": config_hash,
+        }
         self.figures: dict[str, Any] = {}
         self.began = time.perf_counter()
         self.earlier_seconds: dict[str, float] = {}

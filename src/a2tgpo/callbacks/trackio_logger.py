@@ -10,19 +10,20 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class TrackioLogger(Logger):
-    """One run `name` of `project`, kept where TRACKIO_DIR says, or on the Space `space_id`.
+    """One run `name` of `project`, in a `group` of like ones, kept where TRACKIO_DIR says, or on the Space `space_id`.
 
     Raises ValueError where Trackio is not installed.
     """
 
-    def __init__(self, project: str, name: str, space_id: str | None) -> None:
+    def __init__(self, project: str, name: str, group: str, space_id: str | None) -> None:
         super().__init__()
         if find_spec("trackio") is None:
             raise ValueError(
                 "logger=trackio: the package 'trackio' is not installed; expected the extra 'trackio': "
                 "pip install --editable '.[trackio]'"
             )
-        self._project, self._name, self._space_id = project, name, space_id
+        self._project, self._name, self._group, self._space_id = project, name, group, space_id
+        self._config: dict[str, Any] = {}
         self._run: Any = None
 
     @property
@@ -43,12 +44,14 @@ class TrackioLogger(Logger):
             import trackio
 
             settings = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
-            self._run = trackio.init(self._project, name=self._name, space_id=self._space_id, **settings)
+            settings |= {"group": self._group, "space_id": self._space_id, "config": self._config}
+            self._run = trackio.init(self._project, name=self._name, **settings)
         return self._run
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml holds them."""
+        """Values of the run's configuration, which Trackio takes when a run begins: before the first number."""
+        self._config |= params
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from a2tgpo.check.findings import Finding, Verdict, graded
 from a2tgpo.rollouts.trajectory import CallResult, StopReason, Trajectory
+from a2tgpo.system.entry_points import as_called
 
 FEW, MANY = 0.1, 0.5
 """Below the first share of episodes that go well a run hardly starts, above the second it does."""
@@ -22,7 +23,7 @@ class Ways:
     @property
     def to_the_form(self) -> str:
         """Examples first, then a cold start."""
-        return self.examples or "python src/warm_up.py, with the same overrides"
+        return self.examples or as_called("python src/warm_up.py, with the same overrides")
 
 
 def actions(trajectories: Sequence[Trajectory], ways: Ways) -> Iterator[Finding]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 CARRIED = ("experiment=", "preset=", "data", "model", "trainer", "threads=", "hydra.searchpath=")
 """Beginnings of the overrides that a like run has too."""
+SAME_METHOD = ("seed", "experiment", "paths", "hydra", "callbacks", "logger", "ckpt_path", "threads")
+"""Parts of a configuration that make it no other method or task, or have a key of their own in a summary."""
 METHOD = ("signal", "outcome", "normalizer", "accumulator", "combiner", "credit", "ratio", "clipper", "surrogate")
 METHOD += ("aggregation", "correction", "method", "module.kl_coef")
 """The parts of `model` in which methods differ."""
@@ -17,6 +19,12 @@ def place(override: str) -> str:
 def is_of_method(override: str) -> bool:
     """Does it set or choose a part in which methods differ?"""
     return place(override).startswith(tuple(f"model.{part}." for part in METHOD))
+
+
+def method_overrides(overrides: Sequence[str]) -> str:
+    """Those of `overrides` that make it another method or task, sorted, in one line."""
+    elsewhere = tuple(f"{part}." for part in SAME_METHOD)
+    return " ".join(sorted(override for override in overrides if not place(override).startswith(elsewhere)))
 
 
 def carried(overrides: Sequence[str]) -> list[str]:
