@@ -22,9 +22,10 @@ from a2tgpo.policies.checkpoint import load_weights
 from a2tgpo.rollouts.trajectory import Split
 from launch import CONFIGS, prepare_process
 
-prepare_process()
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+prepare_process()
 
 ROOT = Path(__file__).resolve().parents[1]
 START = "start"
