@@ -64,7 +64,7 @@ environment = partial(
     deterministic=True,
 )
 rollout = Rollout(
-    HuggingFaceEngine(),
+    HuggingFaceEngine(max_sessions=256, deterministic=True),
     environment,
     OutcomeReward(outcome="em", malformed=-1.0, unanswered=-1.0),
     max_prompt_tokens=64,

@@ -3,6 +3,9 @@
 import asyncio
 import copy
 import math
+import random
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from a2tgpo.embedded.names import ENDS
 from a2tgpo.embedded.tokenizer import build_tokenizer
+from a2tgpo.engines import huggingface
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
 from a2tgpo.rollouts.protocols import Sampling, StepResult
@@ -62,9 +66,11 @@ def policy(random_policy):
     return random_policy
 
 
-def play(policy, engine=None, prompts=PROMPTS, group_size=3, key=KEY, greedy=False, environment=Talk, sessions=64):
-    limits = {"max_response_tokens": 150, "max_sessions": sessions}
-    return loop(engine or HuggingFaceEngine(), environment, **limits).run(policy, prompts, group_size, key, greedy)
+def play(policy, engine=None, prompts=PROMPTS, group_size=3, key=KEY, greedy=False, environment=Talk):
+    rollout = loop(
+        engine or HuggingFaceEngine(max_sessions=64, deterministic=True), environment, max_response_tokens=150
+    )
+    return rollout.run(policy, prompts, group_size, key, greedy)
 
 
 def assert_same(trajectories, expected):
@@ -77,10 +83,15 @@ def assert_same(trajectories, expected):
     np.testing.assert_allclose(logprobs, wanted, rtol=0, atol=1e-5)
 
 
-def extend_all(engine, sessions, new_ids, samplings):
+def extend_all(engine, sessions, new_ids, samplings, close=False):
+    async def one(session, *call):
+        completion = await engine.extend(session, *call)
+        if close:
+            engine.close(session)
+        return completion
+
     async def together():
-        calls = zip(sessions, new_ids, samplings, strict=True)
-        return await asyncio.gather(*(engine.extend(*call) for call in calls))
+        return await asyncio.gather(*map(one, sessions, new_ids, samplings))
 
     return asyncio.run(together())
 
@@ -178,10 +189,8 @@ def test_dropout_is_off_while_it_samples_and_the_mode_comes_back(policy):
         {"prompts": PROMPTS[::-1]},
         {"prompts": PROMPTS[1:2]},
         {"group_size": 2},
-        {"sessions": 3},
-        {"sessions": 6},
     ],
-    ids=["another order", "one prompt alone", "a smaller group", "one group at a time", "two groups at a time"],
+    ids=["another order", "one prompt alone", "a smaller group"],
 )
 def test_a_trajectory_depends_on_its_key_alone(policy, changes):
     expected = {(t.group, t.sample): t for t in play(policy)}
@@ -198,7 +207,8 @@ def test_another_seed_or_iteration_plays_otherwise(policy, key):
 def test_in_the_models_own_memory_too_a_trajectory_depends_on_its_key_alone(policy):
     own = replace(policy, reads="segments")
     expected = {(t.group, t.sample): t for t in play(own)}
-    for changes in ({"prompts": PROMPTS[::-1]}, {"group_size": 2}, {"sessions": 3}):
+    few = HuggingFaceEngine(max_sessions=3, deterministic=True)
+    for changes in ({"prompts": PROMPTS[::-1]}, {"group_size": 2}, {"engine": few}):
         played = play(own, **changes)
         assert_same(played, [expected[t.group, t.sample] for t in played])
 
@@ -258,7 +268,7 @@ def test_temperature_1_and_all_tokens_are_the_plain_draw_bit_for_bit():
 
 
 def test_prompts_are_read_once_and_history_never_again(policy, forwards):
-    engine, prompts = HuggingFaceEngine(), [range(10, 20), range(30, 33)]
+    engine, prompts = HuggingFaceEngine(max_sessions=64, deterministic=True), [range(10, 20), range(30, 33)]
     sessions = open_all(engine, policy, prompts, n=3)
     for turn, result in enumerate([(), (40, 41, 42, 43, 44)]):
         completions = extend_all(engine, sessions, [result] * 6, samplings([4] * 6, key=turn))
@@ -269,7 +279,13 @@ def test_prompts_are_read_once_and_history_never_again(policy, forwards):
 
 @pytest.mark.parametrize("reads", ["block", "segments", pytest.param("tokens", marks=pytest.mark.slow)])
 def test_an_episode_reads_its_prompt_once_and_every_later_token_but_the_last_once(policy, forwards, reads):
-    engine, prompt, group, tokens, result = HuggingFaceEngine(), range(10, 30), 4, 5, (40, 41, 42)
+    engine, prompt, group, tokens, result = (
+        HuggingFaceEngine(max_sessions=64, deterministic=True),
+        range(10, 30),
+        4,
+        5,
+        (40, 41, 42),
+    )
     sessions = open_all(engine, replace(policy, reads=reads), [prompt], n=group)
     for turn in range(3):
         extend_all(engine, sessions, [result if turn else ()] * group, samplings([tokens] * group, key=turn))
@@ -282,16 +298,16 @@ def test_an_episode_reads_its_prompt_once_and_every_later_token_but_the_last_onc
     [((2, 2, 2, 6), [4, 4, 1, 1, 1, 1]), ((2, 6, 6, 6), [4] * 6), ((1, 3, 3, 5), [4, 4, 4, 1, 1])],
 )
 def test_finished_rows_leave_the_batch_once_they_are_many(policy, forwards, limits, heights):
-    engine = HuggingFaceEngine()
+    engine = HuggingFaceEngine(max_sessions=64, deterministic=True)
     sessions = open_all(engine, policy, [range(10, 20)], n=4)
-    completions = extend_all(engine, sessions, [()] * 4, samplings(limits))
+    completions = extend_all(engine, sessions, [()] * 4, samplings(limits), close=True)
     assert [len(c.ids) for c in completions] == list(limits)
     assert [height for height, _ in forwards[1:]] == heights
 
 
 def test_an_action_in_two_parts_is_that_of_one(policy):
     def sample(limits):
-        engine = HuggingFaceEngine()
+        engine = HuggingFaceEngine(max_sessions=64, deterministic=True)
         sessions = open_all(engine, policy, [(1, 2, 3), (4, 5, 6, 7, 8)], 1)
         greedy = [[replace(s, greedy=True) for s in samplings([limit] * 2)] for limit in limits]
         parts = [extend_all(engine, sessions, [()] * 2, sampling) for sampling in greedy]
@@ -302,7 +318,7 @@ def test_an_action_in_two_parts_is_that_of_one(policy):
 
 
 def test_an_interrupted_rollout_leaves_the_engine_usable(policy):
-    engine = HuggingFaceEngine()
+    engine = HuggingFaceEngine(max_sessions=64, deterministic=True)
     with pytest.raises(SettingError, match="interrupted"):
         play(policy, engine, environment=lambda task: Talk(task, broken=task.task_id == "t1"))
     assert_same(play(policy, engine), play(policy))
@@ -315,13 +331,99 @@ def test_a_policy_that_gives_nan_samples_nothing(policy):
         play(policy)
 
 
+# ---- Who is sampled together -----------------------------------------------------------------------------------------
+
+
+class Recorded(HuggingFaceEngine):
+    """Notes how many rows each step had, and the most sessions that were under way."""
+
+    def __init__(self, **how):
+        super().__init__(**({"max_sessions": 64, "deterministic": True} | how))
+        self.batches, self.most = [], 0
+
+    def _step(self, batch, rows):
+        self.batches.append([row.sampling.key for row in rows])
+        self.most = max(self.most, sum(session.begun for session in self._open))
+        super()._step(batch, rows)
+
+
+class Slow(Talk):
+    """Tools take a few milliseconds, in no order."""
+
+    def step(self, action_text):
+        time.sleep(random.random() / 100)
+        return super().step(action_text)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("max_sessions", [1, 4, 7, 9])
+def test_no_more_are_under_way_than_allowed_and_it_changes_nothing(policy, deterministic, max_sessions):
+    engine = Recorded(max_sessions=max_sessions, deterministic=deterministic)
+    assert_same(play(policy, engine, environment=Slow), play(policy))
+    assert engine.most == max_sessions and max(map(len, engine.batches)) <= max_sessions
+
+
+def test_deterministic_batches_depend_on_no_clock(policy):
+    engines = [Recorded(max_sessions=5) for _ in range(3)]
+    for engine, environment in zip(engines, (Talk, Slow, Slow), strict=True):
+        play(policy, engine, environment=environment)
+    assert engines[0].batches == engines[1].batches == engines[2].batches
+
+
+def test_a_slow_tool_holds_up_nobody_else(policy):
+    """One tool waits until all other episodes are over."""
+    over, all_but_one = [], threading.Event()
+
+    class Patient(Talk):
+        def step(self, action_text):
+            if self.task.task_id == "t1" and self.heard == 0:
+                assert all_but_one.wait(30)
+            return super().step(action_text)
+
+        def finish(self, stop):
+            over.append(self.task.task_id)
+            if len(over) == len(PROMPTS) - 1:
+                all_but_one.set()
+            return super().finish(stop)
+
+    engine = Recorded(deterministic=False)
+    assert_same(play(policy, engine, group_size=1, environment=Patient), play(policy, group_size=1))
+    assert over[-1] == "t1" and engine.usage.idle > 0
+
+
+def test_of_the_places_those_of_unfinished_rows_are_taken(policy, forwards):
+    engine = Recorded()
+    sessions = open_all(engine, policy, [range(10, 20)], n=4)
+    extend_all(engine, sessions, [()] * 4, samplings((4, 4, 4, 2)))  # the first token comes with reading
+    assert [len(batch) for batch in engine.batches] == [4, 4, 4]
+    assert (engine.usage.places, engine.usage.taken) == (12, 10)
+    assert engine.take_usage()["engine/places_taken"] == 10 / 12 and engine.usage.places == 0
+
+
+def test_the_place_of_a_closed_session_is_taken(policy, forwards):
+    engine = Recorded(max_sessions=3)
+    sessions = open_all(engine, policy, [range(10, 20)], n=4)
+    extend_all(engine, sessions, [()] * 4, samplings((4, 4, 2, 2)), close=True)
+    assert [[row for _, row in batch] for batch in engine.batches] == [[0, 1, 2], [0, 1, 3], [0, 1]]
+    assert forwards == [(1, 9), (3, 1), (3, 1), (1, 1), (3, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("reads", ["block", "segments"])
+def test_long_texts_are_read_in_portions(policy, forwards, monkeypatch, reads):
+    expected, whole = play(policy), list(forwards)
+    forwards.clear()
+    monkeypatch.setattr(huggingface, "PREFILL_POSITIONS", 30)
+    assert_same(play(replace(policy, reads=reads)), expected)
+    assert max(height * width for height, width in forwards) <= 30 < max(h * w for h, w in whole)
+
+
 # ---- Where an action ends --------------------------------------------------------------------------------------------
 
 
 def sample_many(policy, stop_strings, max_tokens=12):
-    engine = HuggingFaceEngine()
+    engine = HuggingFaceEngine(max_sessions=64, deterministic=True)
     sessions = open_all(engine, policy, [range(10, 20)], n=32)
-    return extend_all(engine, sessions, [()] * 32, samplings([max_tokens] * 32, stop_strings))
+    return extend_all(engine, sessions, [()] * 32, samplings([max_tokens] * 32, stop_strings), close=True)
 
 
 def test_a_token_that_overshoots_the_stop_text_is_kept_whole(policy):

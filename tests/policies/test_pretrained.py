@@ -58,7 +58,9 @@ def search_qa(dialect):
 
 
 def play(policy, dialect, script=None, group_size=1, **limits):
-    engine = HuggingFaceEngine() if script is None else ScriptedEngine(lambda key: script)
+    engine = (
+        HuggingFaceEngine(max_sessions=64, deterministic=True) if script is None else ScriptedEngine(lambda key: script)
+    )
     room = {"max_prompt_tokens": 500, "max_response_tokens": 400, "max_action_tokens": 200, "max_sessions": 8} | limits
     return loop(engine, search_qa(dialect), **room).run(policy, [(0, TASK)], group_size, (0,), greedy=False)
 

@@ -50,7 +50,9 @@ def test_worked_episodes_make_it_search_and_answer(policy, composed, dialect):
         config = composed(f"data/dialect={dialect}", f"data/dialect/examples={shown}")
         parts = instantiate(config.data.dialect, _convert_="all"), BM25Retriever(lambda corpus: PASSAGES)
         environment = search_qa(*parts, max_calls=4)
-        played = loop(HuggingFaceEngine(), environment, **ROOM).run(policy, [*enumerate(TASKS)], 1, (0,), greedy=True)
+        played = loop(HuggingFaceEngine(max_sessions=64, deterministic=True), environment, **ROOM).run(
+            policy, [*enumerate(TASKS)], 1, (0,), greedy=True
+        )
         formats.append(sum(trajectory.metrics["format"] for trajectory in played) / len(played))
     assert formats[0] == 0 and formats[1] >= 0.75
     assert all(trajectory.metrics["calls"] for trajectory in played)

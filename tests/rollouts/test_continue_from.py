@@ -108,7 +108,7 @@ class CountingEngine(HuggingFaceEngine):
     """Counts what it is given to read and what it samples."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(max_sessions=64, deterministic=True)
         self.prefixes, self.read, self.sampled = [], 0, 0
 
     async def open(self, prompt_ids, n):

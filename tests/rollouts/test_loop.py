@@ -302,24 +302,6 @@ def test_playing_a_few_at_a_time_changes_nothing(random_policy, max_sessions):
     assert in_parts == at_once
 
 
-def test_no_more_sessions_are_open_than_allowed(random_policy):
-    class Counting(ScriptedEngine):
-        now, most = 0, 0
-
-        async def open(self, prompt_ids, n):
-            self.now += n
-            self.most = max(self.most, self.now)
-            return await super().open(prompt_ids, n)
-
-        def close(self, session):
-            self.now -= 1
-
-    for max_sessions, most in ((2, 2), (5, 5), (7, 7)):
-        engine = Counting(told_apart)
-        loop(engine, search_qa(), max_sessions=max_sessions).run(random_policy, PROMPTS, 3, KEY, greedy=False)
-        assert (engine.now, engine.most) == (0, most)
-
-
 def test_a_tool_that_fails_is_counted_and_told_of_and_ends_the_run_once_it_never_worked(random_policy, caplog):
     rollout = loop(ScriptedEngine(lambda key: [SEARCH] * 2), search_qa(Broken()))
     played = rollout.run(random_policy, PROMPTS[:1], 7, KEY, greedy=False)

@@ -65,7 +65,7 @@ def _forced_answer_em(
 
 
 async def _complete(policy: Policy, texts: Sequence[str]) -> list[str]:
-    engine = HuggingFaceEngine()
+    engine = HuggingFaceEngine(max_sessions=len(texts), deterministic=True)
     engine.sync(policy)
     sampling = Sampling(MAX_ANSWER_TOKENS, ("</answer>",), greedy=True, key=(0,))
     sessions = [(await engine.open(encode_prompt(policy, text, ""), 1))[0] for text in texts]

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,14 +15,18 @@ from a2tgpo.engines.memory_rows import MemoryRows
 from a2tgpo.engines.row_cache import LayerStates
 from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
 from a2tgpo.policies.memory import Memory
-from a2tgpo.policies.policy import Policy, evaluation_mode
+from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Sampling
+from a2tgpo.system.settings import require_all
 
 KEEP_SHARE = 0.75
-"""Finished rows are dropped from the running batch once fewer than this share of its rows is unfinished."""
+"""The batch is made anew, without finished rows and with those that wait, once fewer than this share would stay."""
+PREFILL_POSITIONS = 16384
+"""Positions of prompts or tool results that are read at once, at most; a longer one is read alone."""
 
 Batch = KeyValueRows | MemoryRows
 States = list[LayerStates] | Memory
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -28,6 +34,8 @@ class Prompt:
     """A prompt but for its last token, read once for all sessions of its group."""
 
     ids: tuple[int, ...]
+    to_begin: int
+    """Sessions that will still need its states."""
     states: States | None = None
 
 
@@ -37,7 +45,9 @@ class Session:
 
     prompt: Prompt
     pending: list[int]
+    begun: bool = False
     states: States | None = None
+    """None before it has begun, and while an action is being sampled."""
     cached: int = 0
     """Number of tokens in `states`."""
 
@@ -50,24 +60,48 @@ class Row:
     sampling: Sampling
     uniforms: np.ndarray
     done: asyncio.Future
+    joined: bool = False
+    """Is it in the batch?"""
     length: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str | None = None
 
 
-class HuggingFaceEngine:
-    """Samples for all open sessions in step: runs as soon as every one of them waits for an action.
+@dataclass
+class Usage:
+    """How well the machine was used."""
 
-    Waiting for all makes the batches, and with them every rounding, a function of the seed alone. The history is
-    never read again: each turn only the tool result and the last sampled token are fed.
+    places: int = 0
+    """Rows that its steps could have had: of the open sessions as many as are sampled side by side."""
+    taken: int = 0
+    """Rows that they had, less finished ones."""
+    idle: float = 0.0
+    """Seconds in which it waited for tools."""
+    began: float = field(default_factory=time.perf_counter)
+
+
+class HuggingFaceEngine:
+    """Samples for up to `max_sessions` open sessions side by side. A row that has finished its action leaves the batch,
+    one whose tool has answered joins it, and the place of a closed session is taken by one that has not begun.
+
+    Rows leave and join together, once they are many. In `deterministic` batches all that have left are waited for, to
+    the last tool, which makes batches, and with them every rounding, a function of the seed alone; in others whoever is
+    there goes on. The history is never read again: each turn only the tool result and the last sampled token are fed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_sessions: int, deterministic: bool | None) -> None:
+        """Without `deterministic` it is so on the CPU."""
+        require_all({"max_sessions": max_sessions, "deterministic": deterministic}, "data.engine")
+        self.max_sessions, self.deterministic = max_sessions, deterministic
+        self.usage = Usage()
         self._policy: Policy | None = None
         self._rows: type[Batch] = KeyValueRows
         self._open: dict[Session, None] = {}
-        self._waiting: dict[Session, Row] = {}
+        self._asked: dict[Session, Row] = {}
+        """Rows whose action is not finished."""
+        self._sampling: asyncio.Task | None = None
+        self._changed = asyncio.Event()
         self._matchers: dict[tuple[str, ...], StopStringMatcher] = {}
 
     def sync(self, policy: Policy) -> None:
@@ -77,11 +111,14 @@ class HuggingFaceEngine:
         self._policy = policy
         self._rows = KeyValueRows if policy.reads == "block" else MemoryRows
         self._open.clear()
-        self._waiting.clear()
+        self._asked.clear()
+        if self._sampling is not None:
+            self._sampling.cancel()
+        self._sampling = None
 
     async def open(self, prompt_ids: Sequence[int], n: int) -> list[Session]:
         """`n` sessions that share one reading of `prompt_ids`."""
-        prompt = Prompt(tuple(prompt_ids[:-1]))
+        prompt = Prompt(tuple(prompt_ids[:-1]), to_begin=n)
         sessions = [Session(prompt, list(prompt_ids[-1:])) for _ in range(n)]
         self._open.update(dict.fromkeys(sessions))
         return sessions
@@ -89,70 +126,138 @@ class HuggingFaceEngine:
     async def extend(self, session: Session, new_ids: Sequence[int], sampling: Sampling) -> Completion:
         """Read `new_ids`, then sample until a stop text, the end token or the token limit."""
         session.pending += new_ids
-        done = asyncio.get_running_loop().create_future()
-        self._waiting[session] = Row(session, sampling, keyed_uniforms(sampling.key, sampling.max_tokens), done)
-        self._run_when_all_wait()
-        return await done
+        loop = asyncio.get_running_loop()
+        row = Row(session, sampling, keyed_uniforms(sampling.key, sampling.max_tokens), loop.create_future())
+        self._asked[session] = row
+        if self._sampling is None or self._sampling.done():
+            self._changed = asyncio.Event()  # of this event loop
+            self._sampling = loop.create_task(self._sample())
+        self._changed.set()
+        return await row.done
 
     def close(self, session: Session) -> None:
         """Forget the session; those that waited for it may go on."""
         del self._open[session]
-        self._run_when_all_wait()
+        self._changed.set()
 
-    def _run_when_all_wait(self) -> None:
-        if self._waiting and len(self._waiting) == len(self._open):
-            rows = [self._waiting[session] for session in self._open]
-            self._waiting.clear()
-            if len({row.sampling.greedy for row in rows}) > 1:
-                raise ValueError("a batch of sessions is either all greedy or all sampled; play them apart")
-            self._run(rows)
+    def take_usage(self) -> dict[str, float]:
+        """Share of the rows its steps could have had that they had, and share of the time in which it waited for tools,
+        since it was asked last."""
+        used, self.usage = self.usage, Usage()
+        seconds = self.usage.began - used.began
+        return {"engine/places_taken": used.taken / max(used.places, 1), "engine/idle_share": used.idle / seconds}
+
+    # ---- who is sampled together -------------------------------------------------------------------------------------
+
+    async def _sample(self) -> None:
+        """Sample for all that ask, while a session is open. What goes wrong ends all of them; one is told of it."""
+        batch, rows = None, []
+        try:
+            while self._open:
+                if self._is_thin(rows):
+                    await self._wait()
+                    batch, rows = self._made_anew(batch, rows)
+                if any(row.finish is None for row in rows):
+                    self._step(batch, rows)
+                await asyncio.sleep(0)  # what is finished reaches its tool
+        except Exception as error:
+            waiting = [row.done for row in self._asked.values() if not row.done.done()]
+            if not waiting:
+                raise
+            waiting[0].set_exception(error)
+            for done in waiting[1:]:
+                done.cancel()
+
+    def _is_thin(self, rows: Sequence[Row]) -> bool:
+        """Would enough change if the batch were made anew?"""
+        unfinished = sum(row.finish is None for row in rows)
+        joining = 0 if self._is_deterministic else len(self._next())
+        return unfinished == 0 or unfinished < KEEP_SHARE * max(len(rows), unfinished + joining)
+
+    @property
+    def _is_deterministic(self) -> bool:
+        return self._policy.device.type == "cpu" if self.deterministic is None else self.deterministic
+
+    async def _wait(self) -> None:
+        """Until those are there who go on together."""
+        began = time.perf_counter()
+        while self._open and not self._are_there():
+            self._changed.clear()
+            await self._changed.wait()
+        self.usage.idle += time.perf_counter() - began
+
+    def _are_there(self) -> bool:
+        if self._is_deterministic:
+            return len(self._asked) == len(self._open)
+        return any(row.joined for row in self._asked.values()) or bool(self._next())
+
+    def _next(self) -> list[Row]:
+        """Who can join: all that are in the middle of their episode, and as many others as there are places."""
+        waiting = [self._asked[session] for session in self._open if session in self._asked]
+        places = self.max_sessions - sum(session.begun for session in self._open)
+        new = [row for row in waiting if not row.session.begun][:places]
+        return [row for row in waiting if row.session.begun and not row.joined] + new
+
+    # ---- sampling ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()  # in inference mode autocast would not keep its casts of the weights
-    def _run(self, rows: list[Row]) -> None:
-        with evaluation_mode(self._policy.model):
-            self._read_prompts([row.session for row in rows])
-            self._sample(rows)
-        for row in rows:
-            if not row.done.cancelled():  # Ctrl-C arrived while sampling
-                row.done.set_result(Completion(tuple(row.ids), tuple(row.logprobs), row.finish))
+    def _made_anew(self, batch: Batch | None, rows: Sequence[Row]) -> tuple[Batch | None, list[Row]]:
+        """The batch without its finished rows, and with all that can join, which have the first token of their action
+        then."""
+        left, joining = [i for i, row in enumerate(rows) if row.finish is None], self._next()
+        made = [rows[i] for i in left]
+        if len({row.sampling.greedy for row in made + joining}) > 1:
+            raise ValueError("a batch of sessions is either all greedy or all sampled; play them apart")
+        self._read_prompts([row.session for row in joining])
+        parts = [(batch, left)] if left else []
+        for some in _portions(joining, lambda row: len(row.session.pending)):
+            parts.append((self._begun(some), range(len(some))))
+            made += some
+        if not left and len(parts) == 1:
+            return parts[0][0], made  # nothing is to be copied
+        return self._rows.joined(parts) if parts else None, made
 
-    def _read_prompts(self, sessions: list[Session]) -> None:
-        new = [session for session in sessions if session.states is None]
+    def _begun(self, rows: Sequence[Row]) -> Batch:
+        """A batch of rows that have read what they had to, and have sampled a token."""
+        for row in rows:
+            row.joined, row.length = True, row.session.cached + len(row.session.pending)
+        capacity = max(row.length + row.sampling.max_tokens for row in rows)
+        batch = self._rows.of(self._policy, [row.session.states for row in rows], capacity)
+        for row in rows:
+            row.session.states = None  # they are in the batch
+        self._draw(batch, rows, batch.forward([row.session.pending for row in rows], [row.length for row in rows]))
+        return batch
+
+    def _read_prompts(self, sessions: Sequence[Session]) -> None:
+        new = [session for session in sessions if not session.begun]
         prompts = list({id(s.prompt): s.prompt for s in new if s.prompt.states is None}.values())
-        if prompts:
-            states = self._rows.read(self._policy, [prompt.ids for prompt in prompts])
-            for prompt, read in zip(prompts, states, strict=True):
+        for some in _portions(prompts, lambda prompt: len(prompt.ids)):
+            for prompt, read in zip(some, self._rows.read(self._policy, [p.ids for p in some]), strict=True):
                 prompt.states = read
         for session in new:
-            session.states, session.cached = session.prompt.states, len(session.prompt.ids)
+            prompt = session.prompt
+            session.begun, session.states, session.cached = True, prompt.states, len(prompt.ids)
+            prompt.to_begin -= 1
+            if not prompt.to_begin:
+                prompt.states = None
 
-    def _sample(self, rows: list[Row]) -> None:
-        for row in rows:
-            row.length = row.session.cached + len(row.session.pending)
-        max_tokens = max(row.sampling.max_tokens for row in rows)
-        capacity = max(row.length for row in rows) + max_tokens
-        batch = self._rows(self._policy, [row.session.states for row in rows], capacity)
-        new_ids = [row.session.pending for row in rows]
-        for step in range(max_tokens):
-            logits = batch.forward(new_ids, [row.length for row in rows])
-            self._draw(batch, rows, logits, step)
-            unfinished = [i for i, row in enumerate(rows) if row.finish is None]
-            if not unfinished:
-                return
-            if len(unfinished) < KEEP_SHARE * len(rows):
-                batch.keep(torch.tensor(unfinished, device=logits.device))
-                rows = [rows[i] for i in unfinished]
-            for row in rows:
-                row.length += 1
-            new_ids = [row.ids[-1:] for row in rows]
+    @torch.no_grad()
+    def _step(self, batch: Batch, rows: Sequence[Row]) -> None:
+        """The next token of every row."""
+        unfinished = [row for row in rows if row.finish is None]
+        self.usage.places += min(self.max_sessions, len(self._open))
+        self.usage.taken += len(unfinished)
+        for row in unfinished:
+            row.length += 1
+        self._draw(batch, rows, batch.forward([row.ids[-1:] for row in rows], [row.length for row in rows]))
 
-    def _draw(self, batch: Batch, rows: list[Row], logits: torch.Tensor, step: int) -> None:
+    def _draw(self, batch: Batch, rows: Sequence[Row], logits: torch.Tensor) -> None:
         """Append one token to every unfinished row; a row that it finishes takes its states home.
 
         Raises FloatingPointError where a log-prob is NaN.
         """
         policy, greedy = self._policy, rows[0].sampling.greedy
-        uniforms = [row.uniforms[step] if row.finish is None else 0.0 for row in rows]
+        uniforms = [row.uniforms[len(row.ids)] if row.finish is None else 0.0 for row in rows]
         uniforms = torch.tensor(uniforms, device=logits.device)
         ids, logprobs = draw(logits, uniforms, greedy, policy.temperature, policy.top_p)
         for i, (row, token, logprob) in enumerate(zip(rows, ids.tolist(), logprobs.tolist(), strict=True)):
@@ -163,8 +268,15 @@ class HuggingFaceEngine:
                 row.logprobs.append(logprob)
                 row.finish = self._finish(row)
                 if row.finish is not None:
-                    row.session.states, row.session.cached = batch.row(i, row.length), row.length
-                    row.session.pending = [token]
+                    self._hand_over(row, batch.row(i, row.length))
+
+    def _hand_over(self, row: Row, states: States) -> None:
+        """A finished action to whoever asked for it."""
+        session = row.session
+        session.states, session.cached, session.pending = states, row.length, row.ids[-1:]
+        del self._asked[session]
+        if not row.done.cancelled():  # Ctrl-C arrived while sampling
+            row.done.set_result(Completion(tuple(row.ids), tuple(row.logprobs), row.finish))
 
     def _finish(self, row: Row) -> str | None:
         """What ended the action, None while it goes on."""
@@ -178,3 +290,13 @@ class HuggingFaceEngine:
         if stop_strings not in self._matchers:
             self._matchers[stop_strings] = StopStringMatcher(self._policy.tokenizer, stop_strings)
         return self._matchers[stop_strings]
+
+
+def _portions(items: Sequence[T], length: Callable[[T], int]) -> list[list[T]]:
+    """Items of like length together, so many that padded they have at most `PREFILL_POSITIONS`."""
+    portions: list[list[T]] = []
+    for item in sorted(items, key=length, reverse=True):
+        if not portions or (len(portions[-1]) + 1) * length(portions[-1][0]) > PREFILL_POSITIONS:
+            portions.append([])
+        portions[-1].append(item)
+    return portions

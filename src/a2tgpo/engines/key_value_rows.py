@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -14,8 +14,18 @@ from a2tgpo.policies.policy import Policy
 class KeyValueRows:
     """A batch of sessions, each of a length of its own. The states of one are its keys and values by layer."""
 
-    def __init__(self, policy: Policy, states: Sequence[list[LayerStates]], capacity: int) -> None:
-        self._policy, self._cache = policy, RowCache(states, capacity)
+    def __init__(self, policy: Policy, cache: RowCache) -> None:
+        self._policy, self._cache = policy, cache
+
+    @classmethod
+    def of(cls, policy: Policy, states: Sequence[list[LayerStates]], capacity: int) -> "KeyValueRows":
+        """A row for each of `states`, with room for `capacity` tokens."""
+        return cls(policy, RowCache.of(states, capacity))
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["KeyValueRows", Sequence[int]]]) -> "KeyValueRows":
+        """These rows of each of several batches."""
+        return cls(parts[0][0]._policy, RowCache.joined([(part._cache, rows) for part, rows in parts]))
 
     @staticmethod
     def read(policy: Policy, prompts: Sequence[tuple[int, ...]]) -> list[list[LayerStates]]:
@@ -54,10 +64,6 @@ class KeyValueRows:
             logits_to_keep=1,
         )
         return out.logits[:, -1]
-
-    def keep(self, rows: Int[Tensor, " n"]) -> None:
-        """Drop all rows but these."""
-        self._cache.keep(rows)
 
     def row(self, row: int, length: int) -> list[LayerStates]:
         """A copy of the states of one row after `length` tokens."""

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from a2tgpo.policies.memory import Memory, fresh, read, side_by_side
@@ -12,11 +12,21 @@ from a2tgpo.policies.policy import Policy
 
 
 class MemoryRows:
-    """A batch of sessions, each of a length of its own. The states of one are a memory of one row, which grows by
-    itself, whatever the batch's capacity."""
+    """A batch of sessions, each of a length of its own. The states of one are a memory of one row."""
 
-    def __init__(self, policy: Policy, states: Sequence[Memory], capacity: int) -> None:
-        self._policy, self._states, self._memory = policy, states, None
+    def __init__(self, policy: Policy, states: Sequence[Memory], memory: Memory | None = None) -> None:
+        self._policy, self._states, self._memory = policy, states, memory
+
+    @classmethod
+    def of(cls, policy: Policy, states: Sequence[Memory], capacity: int) -> "MemoryRows":
+        """A row for each of `states`, which grow by themselves, whatever the `capacity`."""
+        return cls(policy, states)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["MemoryRows", Sequence[int]]]) -> "MemoryRows":
+        """These rows of each of several batches."""
+        memories = [part._memory.row(row) for part, rows in parts for row in rows]
+        return cls(parts[0][0]._policy, (), side_by_side(memories))
 
     @staticmethod
     def read(policy: Policy, prompts: Sequence[tuple[int, ...]]) -> list[Memory]:
@@ -34,10 +44,6 @@ class MemoryRows:
             return torch.stack(logits)
         logits, self._memory = read(self._policy, torch.tensor(new_ids, device=self._policy.device), self._memory)
         return logits
-
-    def keep(self, rows: Int[Tensor, " n"]) -> None:
-        """Drop all rows but these."""
-        self._memory = self._memory.rows(rows.tolist())
 
     def row(self, row: int, length: int) -> Memory:
         """A copy of the states of one row."""

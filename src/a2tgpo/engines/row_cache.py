@@ -21,15 +21,10 @@ def attention_dtype(states: Tensor) -> torch.dtype:
 class RowLayer(CacheLayerMixin):
     """One layer's keys and values, [rows, heads, capacity, head size]; each row is filled from its own position on."""
 
-    def __init__(self, rows: Sequence[LayerStates], capacity: int) -> None:
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], capacity: int) -> None:
+        """From pieces of some rows each, [rows, heads, length, head size]."""
         super().__init__()
-        self.keys, self.values = (  # of different size in latent attention
-            states.new_zeros(len(rows), len(states), capacity, states.shape[-1], dtype=attention_dtype(states))
-            for states in rows[0]
-        )
-        for row, (keys, values) in enumerate(rows):
-            self.keys[row, :, : keys.shape[1]] = keys
-            self.values[row, :, : values.shape[1]] = values
+        self.keys, self.values = _in_room(keys, capacity), _in_room(values, capacity)
         self.is_initialized = True
         self.slots: Int[Tensor, "B Q"] | None = None
         self.length = 0
@@ -41,10 +36,6 @@ class RowLayer(CacheLayerMixin):
         self.keys[rows, :, self.slots] = key_states.transpose(1, 2).to(self.keys.dtype)
         self.values[rows, :, self.slots] = value_states.transpose(1, 2).to(self.values.dtype)
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def keep(self, rows: Int[Tensor, " n"]) -> None:
-        """Drop all rows but these."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise RuntimeError("a RowLayer is filled when it is made")
@@ -62,23 +53,49 @@ class RowLayer(CacheLayerMixin):
 class RowCache(Cache):
     """The cache of a batch of sessions. The last slot of every row is scratch space for padding."""
 
-    def __init__(self, rows: Sequence[Sequence[LayerStates]], capacity: int) -> None:
-        super().__init__(layers=[RowLayer([row[k] for row in rows], capacity + 1) for k in range(len(rows[0]))])
-        self._scratch = capacity
+    def __init__(self, layers: Sequence[RowLayer], capacity: int) -> None:
+        super().__init__(layers=list(layers))
+        self.capacity = capacity
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[LayerStates]], capacity: int) -> "RowCache":
+        """From the states of each row by layer."""
+        layers = [
+            RowLayer(*([states[None] for states in pieces] for pieces in zip(*layer, strict=True)), capacity + 1)
+            for layer in zip(*rows, strict=True)
+        ]
+        return cls(layers, capacity)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["RowCache", Sequence[int]]]) -> "RowCache":
+        """These rows of each of several caches."""
+        capacity = max(part.capacity for part, _ in parts)
+
+        def pieces(layer: int, name: str) -> list[Tensor]:
+            return [getattr(part.layers[layer], name)[list(rows), :, : part.capacity] for part, rows in parts]
+
+        layers = range(len(parts[0][0].layers))
+        return cls([RowLayer(pieces(k, "keys"), pieces(k, "values"), capacity + 1) for k in layers], capacity)
 
     def place(self, positions: Int[Tensor, "B Q"], real: Bool[Tensor, "B Q"]) -> Bool[Tensor, "B 1 Q K"]:
         """Say where the next tokens go; returns the mask that lets each see all up to itself in its own row."""
         length = int(positions.max()) + 1
         for layer in self.layers:
-            layer.slots = torch.where(real, positions, self._scratch)
+            layer.slots = torch.where(real, positions, self.capacity)
             layer.length = length
         return torch.arange(length, device=positions.device) <= positions[:, None, :, None]
-
-    def keep(self, rows: Int[Tensor, " n"]) -> None:
-        """Drop all rows but these."""
-        for layer in self.layers:
-            layer.keep(rows)
 
     def row(self, row: int, length: int) -> list[LayerStates]:
         """The first `length` positions of one row, copied: views would keep every row in memory."""
         return [(layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone()) for layer in self.layers]
+
+
+def _in_room(pieces: Sequence[Tensor], capacity: int) -> Tensor:
+    """Pieces of rows below each other, with room for `capacity` tokens, in the precision of attention."""
+    first, n_rows = pieces[0], sum(map(len, pieces))
+    room = first.new_zeros(n_rows, first.shape[1], capacity, first.shape[3], dtype=attention_dtype(first))
+    begin = 0
+    for piece in pieces:
+        room[begin : begin + len(piece), :, : piece.shape[2]] = piece
+        begin += len(piece)
+    return room

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 
-from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.policy import Policy, evaluation_mode
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
 from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
@@ -27,7 +27,7 @@ class Rollout:
     """Plays episodes, then has `reward` say what each earned.
 
     `environment(task)` makes one episode; `max_response_tokens` bounds all actions and tool results of a trajectory
-    together, `max_action_tokens` one action; `max_sessions` bounds how many trajectories are under way at once. An
+    together, `max_action_tokens` one action; `max_sessions` bounds how many environments are begun at once. An
     environment that raises, or takes more than `episode_timeout` seconds in all, costs its trajectory; more than
     `max_failed_share` of lost trajectories end the run, but a single one only where that is 0.
     """
@@ -127,10 +127,9 @@ class Rollout:
         episodes = [self._episode(policy, start) for start in starts]
         await self._open_all(episodes)
         self._refuse(self._too_long(episodes))
-        played: list[Trajectory | None] = []
         self.episodes.begin(len(episodes))
-        for i in range(0, len(episodes), self.max_sessions):
-            played += await self._play_together(episodes[i : i + self.max_sessions], greedy)
+        with evaluation_mode(policy.model):
+            played = await self._play_together(episodes, greedy)
         failures = [episode.failure for episode in episodes if episode.failure is not None]
         self._count(failures, len(episodes))
         trajectories = [trajectory for trajectory in played if trajectory is not None]

@@ -135,3 +135,12 @@ class Engine(Protocol):
     def sync(self, policy: Policy) -> None:
         """From now on sample from `policy`."""
         ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An engine that says how well it used the machine."""
+
+    def take_usage(self) -> Mapping[str, float]:
+        """Figures since it was asked last."""
+        ...

@@ -165,6 +165,8 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "cache_size": COUNT_OR_ZERO,
     },
     "data.engine": {
+        "max_sessions": COUNT,
+        "deterministic": or_null(FLAG),
         "weight_sync": part("data/engine/weight_sync"),
         "weight_sync.directory": TEXT,
         "url": address(),

@@ -1,6 +1,6 @@
 """The data: fresh multi-turn rollouts each epoch, cut into mini-batches; greedy rollouts for evaluation."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from a2tgpo.rollouts.branching import Branching
 from a2tgpo.rollouts.forks import with_values
 from a2tgpo.rollouts.loop import Rollout
-from a2tgpo.rollouts.protocols import Engine, Environment, Reward
+from a2tgpo.rollouts.protocols import Engine, Environment, Metered, Reward
 from a2tgpo.rollouts.start import EVALUATION_NOISE, FORK_NOISE, TRAINING_NOISE
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
@@ -158,8 +158,10 @@ class RolloutDataModule(LightningDataModule):
         learner: Learner = self.trainer.lightning_module
         n_draws = 1 + self.refill_rounds
         self.rollout.episodes.told = learner.phases.step
+        self._take_usage()  # that of a validation
         with learner.phases("rollout"), self.precision():
             filled = fill(range(iteration * n_draws, (iteration + 1) * n_draws), self._own_prompts, self._play_draw)
+        usage = self._take_usage()
         trained = filled.telling if self.refill_rounds else list(filled.groups)
         kept = trained or list(filled.groups)  # a rank with nothing to train on scores something nevertheless
         trajectories = self.shaped([trajectory for place in kept for trajectory in filled.groups[place]])
@@ -167,10 +169,15 @@ class RolloutDataModule(LightningDataModule):
         steps = self.mini_batches([trajectory.group for trajectory in trajectories] if trained else [])
         with self.precision():
             batch = learner.prepare(trajectories, [rows or [0] for rows in steps], n_failed)
+        learner.metrics |= usage
         if self.refill_rounds:
             learner.metrics["train/groups_played"] = filled.n_played / len(filled.groups)
             learner.metrics["train/groups_left_out"] = 1 - len(trained) / len(filled.groups)
         return [batch.rows(rows) if rows else self.stand_in(batch) for rows in steps]
+
+    def _take_usage(self) -> Mapping[str, float]:
+        engine = self.rollout.engine
+        return engine.take_usage() if isinstance(engine, Metered) else {}
 
     def _own_prompts(self, draw: int) -> list[tuple[int, Task]]:
         return shard(list(enumerate(self.draw_tasks(draw))), self.mini_batch_prompts)

@@ -62,7 +62,7 @@ def tokens(trajectories):
 
 def test_greedy_episodes_equal_those_in_process(parts):
     policy, served, prompts = parts()
-    local = replace(served, engine=HuggingFaceEngine())
+    local = replace(served, engine=HuggingFaceEngine(max_sessions=64, deterministic=True))
     played = served.run(policy, prompts, 1, (0,), greedy=True)
     assert max(len(t.turns) for t in played) > 1
     assert tokens(played) == tokens(local.run(policy, prompts, 1, (0,), greedy=True))
@@ -180,7 +180,9 @@ def test_a_killed_server_ends_the_rollout_in_one_line_and_in_bounded_time(parts,
 
 def test_a_rollout_goes_on_when_the_server_comes_back_and_nothing_is_lost(parts, vllm):
     policy, served, prompts = parts("data.engine.patience=240")
-    expected = replace(served, engine=HuggingFaceEngine()).run(policy, prompts, GROUP, (0,), greedy=True)
+    expected = replace(served, engine=HuggingFaceEngine(max_sessions=64, deterministic=True)).run(
+        policy, prompts, GROUP, (0,), greedy=True
+    )
     deadly = replace(served, environment=Deadly(served.environment, vllm, at=5))
 
     def start_again():
