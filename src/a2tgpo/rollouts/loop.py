@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 
 from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.sharding import scatter
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
 from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
@@ -127,6 +128,7 @@ class Rollout:
         played: list[Trajectory | None] = []
         for i in range(0, len(episodes), self.max_sessions):
             played += await self._play_together(episodes[i : i + self.max_sessions], greedy)
+        scatter(policy.model)  # where the engine gathered it
         failures = [episode.failure for episode in episodes if episode.failure is not None]
         self._count(failures, len(episodes))
         trajectories = [trajectory for trajectory in played if trajectory is not None]

@@ -133,5 +133,6 @@ class Engine(Protocol):
         ...
 
     def sync(self, policy: Policy) -> None:
-        """From now on sample from `policy`."""
+        """From now on sample from `policy`. Every rank asks; an engine that goes forward through the policy's own model
+        gathers its weights (`policies.sharding.gather`) until the rollout is over: ranks sample differently many tokens."""
         ...

@@ -288,6 +288,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **dict.fromkeys(("use_distributed_sampler", "inference_mode", "detect_anomaly"), FLAG),
         **dict.fromkeys(("enable_progress_bar", "enable_model_summary"), FLAG),
         "strategy.gradient_as_bucket_view": FLAG,
+        "strategy.replicas": COUNT,
         "strategy.timeout.hours": number("hours", above=0, at_most=10_000),
     },
     "callbacks": {
