@@ -133,6 +133,9 @@ class Engine(Protocol):
         ...
 
     def sync(self, policy: Policy) -> None:
-        """From now on sample from `policy`. Every rank asks; an engine that goes forward through the policy's own model
-        gathers its weights (`policies.sharding.gather`) until the rollout is over: ranks sample differently many tokens."""
+        """From now on sample from `policy`. Every rank asks.
+
+        An engine that goes forward through the policy's own model gathers its weights (`policies.sharding.gather`),
+        since ranks do so differently often; when the rollout is over they are scattered again.
+        """
         ...

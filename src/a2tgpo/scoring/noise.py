@@ -36,6 +36,7 @@ def _errors(policy: Policy, scored: Scored, token_budget: int) -> torch.Tensor:
     queries = [replace(query := scored.plan.queries[n], row=rows.index(query.row)) for n in numbers]
     with float32_arithmetic(policy):
         reading = read(policy, scored.batch.rows(rows), queries, token_budget, with_entropy=False)
-    exact = torch.zeros(len(scored.plan.queries)).index_put((torch.tensor(numbers, dtype=torch.long),), reading.answer_logprobs)
+    exact = torch.zeros(len(scored.plan.queries))
+    exact[numbers] = reading.answer_logprobs
     error = scored.observed.answer_logprob[sample] - exact[index[sample]]
     return (error[:, 1:] - error[:, :-1])[has_gain[sample]]

@@ -301,6 +301,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "nothing_learned.patience": COUNT,
         "summary.experiment": text("an experiment, such as experiment=a2tgpo"),
         "sizing.hardware.devices": COUNT,
+        "sizing.replicas": or_null(COUNT),
         **dict.fromkeys(("sizing.hardware.memory_gib", "sizing.hardware.tflops"), POSITIVE),
     },
 }

@@ -36,7 +36,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Raises ValueError where the processes cannot be shared out among the replicas."""
         n_ranks = self.num_nodes * self.num_processes
         if n_ranks % self.replicas:
-            raise ValueError(f"trainer.strategy.replicas={self.replicas}: expected a divisor of the {n_ranks} processes")
+            raise ValueError(f"trainer.strategy.replicas={self.replicas}: expected a divisor of the {n_ranks} ranks")
         # the names of Lightning's axes are those of another use of them; ranks beside each other are along the second
         self._data_parallel_size, self._tensor_parallel_size = self.replicas, n_ranks // self.replicas
         super().setup_environment()
@@ -76,8 +76,9 @@ class ShardedStrategy(ModelParallelStrategy):
         """Take this rank's part of the optimizers' states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            parts = {
-                i: {name: shard_like(value, weights[i]) if isinstance(value, Tensor) else value for name, value in s.items()}
-                for i, s in state["state"].items()
-            }
+            parts = {i: _parts(moments, weights[i]) for i, moments in state["state"].items()}
             optimizer.load_state_dict(state | {"state": parts})
+
+
+def _parts(moments: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
+    return {name: shard_like(x, weight) if isinstance(x, Tensor) else x for name, x in moments.items()}
