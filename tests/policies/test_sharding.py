@@ -1,6 +1,8 @@
 """A sharded model predicts what the whole one does; what cannot be sharded is refused. On two ranks: test_fsdp.py."""
 
 import copy
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,10 @@ from a2tgpo.engines.weight_sync.weights import weights_mark, whole_weights
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.reference import disabled_adapter
 from a2tgpo.policies.sharding import gather, is_sharded, scatter, shard, shard_like
+from a2tgpo.training.sharded_strategy import ShardedStrategy
+from tests.helpers.architectures import SERVED, tiny_model
 
+DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
 IDS = torch.arange(5, 45).view(2, 20)
 
 
@@ -108,3 +113,32 @@ def test_layers_that_share_weights_are_refused(random_policy, mesh):
     two.mlp = one.mlp
     with pytest.raises(ValueError, match=r"^trainer=fsdp: .* of a qwen3 model share weights; expected trainer=ddp$"):
         shard(random_policy.model, mesh, None)
+
+
+def test_replicas_divide_the_ranks():
+    strategy = ShardedStrategy(replicas=2, timeout=timedelta(hours=1))
+    strategy.parallel_devices = [torch.device("cpu")] * 3
+    with pytest.raises(ValueError, match=r"^trainer.strategy.replicas=2: expected a divisor of the 3 ranks$"):
+        strategy.setup_environment()
+
+
+def refused(kind, mesh):
+    """Is the tiny model refused? Otherwise it predicts what it did before, and all that learns has a gradient."""
+    model = tiny_model(kind)
+    with torch.no_grad():
+        expected = model(IDS, use_cache=False).logits
+    try:
+        shard(model, mesh, None)
+    except ValueError:
+        return True
+    logits = model(IDS, use_cache=False).logits
+    torch.testing.assert_close(logits.detach(), expected, rtol=0, atol=1e-5, msg=kind)
+    logits.float().square().mean().backward()
+    return False
+
+
+@pytest.mark.slow
+def test_all_architectures_but_a_few_can_be_sharded(mesh):
+    found = {kind for kind in SERVED if refused(kind, mesh)}
+    assert found == {"biogpt", "ctrl", "zamba", "zamba2"}
+    assert all(kind in DOCUMENTED.read_text() for kind in found)

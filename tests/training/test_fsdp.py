@@ -86,6 +86,29 @@ def test_a_checkpoint_is_the_file_that_one_process_writes(runs, name):
         assert max(differences(one["optimizer_states"], two["optimizer_states"]), default=0.0) <= 1e-4
 
 
+@pytest.mark.parametrize("runs", ["reference"], indirect=True)
+def test_two_replicas_of_two_shards_that_compute_activations_again_do_the_same(runs, tmp_path):
+    settings = (*SETTINGS, *CASES["reference"], "trainer.max_epochs=1", "model.policy.gradient_checkpointing=true")
+    four = ("trainer.devices=4", "trainer.strategy.replicas=2", f"paths.log_dir={tmp_path}")
+    train_in_two(start, *settings, *four, trainer="fsdp_cpu")
+    (directory,) = (tmp_path / "train" / "runs").iterdir()
+    assert len(rollouts(directory)) == 4
+    assert apart(checkpoint(directory), checkpoint(runs[0])) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_first_ratio_is_one_where_layers_are_gathered_in_bfloat16(dtype, tmp_path):
+    settings = (*SETTINGS, *CASES["lora" if dtype == "bfloat16" else "full"], f"model.policy.dtype={dtype}")
+    settings += ("trainer.max_epochs=1", "trainer.precision=bf16-mixed", f"paths.log_dir={tmp_path}")
+    train_in_two(torchrun, *settings, trainer="fsdp_cpu")
+    (directory,) = (tmp_path / "train" / "runs").iterdir()
+    figures = {name: float(figure) for name, figure in table(directory)[-1].items() if figure}
+    assert figures["update/first_step_max_log_ratio"] <= 1e-3 and figures["update/first_step_turns_outside"] == 0
+    assert figures["policy/rollout_gap_max"] > 1e-3  # sampled in bf16 too
+    assert 1e-4 < figures["credit/log_gain_noise"] < 0.1
+    assert moved(checkpoint(directory)) > 3e-4
+
+
 # ---- from one to two, and back ---------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
+from a2tgpo.system.distributed import max_over_ranks
+
 
 def shard(model: nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype | None) -> None:
     """Shard each decoder layer of `model`, then what is left, over the second axis of `mesh`; the first has copies.
@@ -27,12 +29,13 @@ def shard(model: nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype | None)
 
 
 def _decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """Inner ones first."""
     base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
     names, kind = base._no_split_modules or (), base.config.model_type
-    layers = [module for module in model.modules() if type(module).__name__ in names][::-1]
-    if not layers:
+    named = [module for module in model.modules() if type(module).__name__ in names]
+    if not named:
         raise ValueError(f"trainer=fsdp: a {kind} model does not name its decoder layers; expected trainer=ddp")
+    inner = {module for layer in named for module in layer.modules() if module is not layer}
+    layers = [layer for layer in named if layer not in inner]
     uses = Counter(weight for layer in layers for weight in layer.parameters())
     if max(uses.values()) > 1:
         raise ValueError(f"trainer=fsdp: decoder layers of a {kind} model share weights; expected trainer=ddp")
@@ -47,7 +50,10 @@ def is_sharded(model: nn.Module) -> bool:
 def gather(model: nn.Module) -> None:
     """Hold all weights whole, at the precision they compute in, until `scatter`: each process may then go forward as
     often as it likes. A joint call; nothing where `model` is not sharded."""
-    for module in _shards(model):
+    shards = _shards(model)
+    if shards:
+        max_over_ranks(0)  # they may come hours apart, for which the mesh, unlike the world, has no patience
+    for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
 
