@@ -16,14 +16,24 @@ from tests.helpers.completions_server import CompletionsServer
 from tests.helpers.failing_rank import failing
 from tests.helpers.shipped import pretrained_policy
 from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, start, table
-from tests.training.test_ddp import CASES, SETTINGS, apart, by_place, moved, rollouts, torchrun, train_in_two
+from tests.training import test_ddp as ddp
+from tests.training import test_own_memory as own_memory
+from tests.training.test_ddp import SETTINGS, apart, by_place, moved, rollouts, torchrun, train_in_two
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
+CASES = ddp.CASES | {
+    "unequal": (  # ranks with unlike numbers of rows, each of which is a micro-batch
+        *ddp.PLAIN_SGD,
+        "model/aggregation=token_mean",
+        "data.module.refill_rounds=1",
+        "model.module.micro_batch_tokens=100",
+    )
+}
 FINISHED = {}
 
 
-@pytest.fixture(params=["full", "lora", "reference"])
+@pytest.fixture(params=["full", "lora", "reference", "unequal"])
 def runs(request, composed, tmp_path):
     """The directories of the same iteration in one process and in two that shard, made once a case."""
     if request.param not in FINISHED:
@@ -107,6 +117,30 @@ def test_first_ratio_is_one_where_layers_are_gathered_in_bfloat16(dtype, tmp_pat
     assert figures["policy/rollout_gap_max"] > 1e-3  # sampled in bf16 too
     assert 1e-4 < figures["credit/log_gain_noise"] < 0.1
     assert moved(checkpoint(directory)) > 3e-4
+
+
+def test_a_policy_that_is_read_by_segments_is_scored_as_often_as_each_rank_needs(tmp_path):
+    policy = own_memory.folder_of("qwen3_5_text", tmp_path / "policy")
+    settings = ("experiment=a2tgpo", *SMALL, *own_memory.RUNS["qwen3_5_text"], f"model.policy.path={policy}")
+    settings += (f"data.reward._target_={own_memory.__name__}.longest", "trainer.max_epochs=1")
+    process = start("train.py", *settings, "trainer=fsdp_cpu", f"hydra.run.dir={tmp_path}/run")
+    _, errors = finish(process, 300)
+    assert process.returncode == 0, errors
+    row = table(tmp_path / "run")[-1]
+    assert float(row["policy/rollout_gap_max"]) < 1e-5 and float(row["update/grad_norm"]) > 0
+    assert float(row["update/first_step_max_log_ratio"]) <= 1e-5
+
+
+def test_a_warm_up_leaves_the_whole_policy(tmp_path):
+    sizes = ("data.module.prompts_per_iteration=4", "data.module.mini_batch_prompts=2", "data.module.val_tasks=2")
+    settings = (*sizes, "trainer.max_epochs=1", f"paths.policy_dir={SHIPPED}", f"hydra.run.dir={tmp_path}")
+    process = start("warm_up.py", *settings, "trainer=fsdp_cpu")
+    _, errors = finish(process, 300)
+    assert process.returncode == 0, errors
+    learned = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").state_dict()
+    weights = weights_in(checkpoint(tmp_path))
+    assert all(torch.equal(learned[name], weight) for name, weight in weights.items())
+    assert moved(checkpoint(tmp_path)) > 0
 
 
 # ---- from one to two, and back ---------------------------------------------------------------------------------------
