@@ -14,6 +14,8 @@ from a2tgpo.system.entry_points import as_called
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """Of the environment: whether Hydra hands errors on as they are, or makes a text of them."""
+PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer")
+"""What a collective says where another process has ended."""
 _SHOW_TRACE = os.environ.get(FULL_ERROR) == "1"
 
 
@@ -47,6 +49,11 @@ def stop_in_one_line() -> Iterator[None]:
         if _SHOW_TRACE:
             raise
         print(f"error: {as_called(' '.join(tell(error).split()))}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if _SHOW_TRACE or not any(words in str(error) for words in PEER_IS_GONE):
+            raise
+        print("error: another process of the run is gone: it says why, or the system has killed it", file=sys.stderr)
         sys.exit(1)
 
 

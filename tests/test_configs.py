@@ -25,6 +25,7 @@ NOT_BUILT = {
     "paths/default": "paths, no object",
     "trainer/gpu": "needs an accelerator",
     "trainer/ddp": "needs accelerators",
+    "trainer/fsdp": "needs accelerators",
     "logger/wandb": "needs an optional package; built in callbacks/test_loggers.py",
     "logger/mlflow": "needs an optional package; built in callbacks/test_loggers.py",
     "logger/trackio": "needs an optional package; built in callbacks/test_loggers.py",

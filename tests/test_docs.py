@@ -109,7 +109,7 @@ def test_contributing_commands_compose(composed, examples):
 
 def test_commands_of_several_machines_are_seen():
     arguments = [arguments for _, arguments in commands_in("docs/distributed.md")]
-    assert sum("trainer.num_nodes=2" in a for a in arguments) == 5
+    assert sum("trainer.num_nodes=2" in a for a in arguments) == 6
 
 
 @pytest.mark.parametrize(("target", "variables"), sorted(set(MAKE_COMMANDS)))

@@ -149,6 +149,7 @@ def test_only_training_callbacks_and_checkpoint_files_know_lightning():
     assert {path.name for path in users_of("lightning") if room(path) == "training"} == {
         "datamodule.py",
         "policy_module.py",
+        "sharded_strategy.py",
     }
 
 

@@ -1,6 +1,7 @@
 """The dry run of the large experiments, and the arithmetic it prints."""
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -40,6 +41,7 @@ PLAN = Plan(
     weight_bytes=4,
     compute_bytes=2,
     gradient_checkpointing=True,
+    shards=1,
 )
 
 
@@ -77,6 +79,20 @@ def test_memory_by_hand():
     assert peak(used) == 400 + 200 + 400 + 400 + 800 + max(used["rollout"], used["update"])
 
 
+def test_memory_of_shards_by_hand():
+    whole, used = memory(ARCHITECTURE, 200, 200, PLAN), memory(ARCHITECTURE, 200, 200, replace(PLAN, shards=4))
+    ends = 10 * 8 * 2  # embedding and head
+    assert {name: whole[name] - used[name] for name in used} == {
+        "weights": 600,
+        "cast": 400,
+        "reference": 600,
+        "gradients": 600,
+        "optimizer": 1200,
+        "rollout": -(40 * 2 + ends * 4),
+        "update": -(20 * (2 * 2 + 4) + ends * (4 + 4)),  # of two layers
+    }
+
+
 def test_tokens_and_seconds_by_hand():
     assert tokens(PLAN) == {"rollout": 3 * 5 + 12 * 7, "scoring": 2 * 12 * 12, "update": 12 * 12}
     spent = seconds(100, PLAN, Hardware("x", devices=2, memory_gib=1, tflops=1e-9))
@@ -86,7 +102,7 @@ def test_tokens_and_seconds_by_hand():
 @pytest.mark.parametrize(("gib", "verdict"), [(100, "fits"), (80, "does not fit")])
 def test_the_verdict_follows_the_memory(gib, verdict):
     screen = StringIO()
-    report = SizingReport(None, architecture("qwen3_4b"), Hardware("card", 1, gib, 1.0), None, True)
+    report = SizingReport(None, architecture("qwen3_4b"), Hardware("card", 1, gib, 1.0), None, True, None)
     report.print_report(PLAN, Console(width=120, file=screen))
     text = screen.getvalue()
     assert f"\n{verdict}" in text

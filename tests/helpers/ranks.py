@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from a2tgpo.method import method
+from a2tgpo.scoring import noise
 from a2tgpo.system import distributed
 
 PATIENCE = 30.0
@@ -32,7 +33,8 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch, n_ranks: int, work: Callable[[int]
 
     for module in (distributed, method):
         monkeypatch.setattr(module, "rank_and_world_size", lambda: (here.rank, n_ranks))
-    monkeypatch.setattr(distributed, "gather", gather)
+    for module in (distributed, noise):
+        monkeypatch.setattr(module, "gather", gather)
     with ThreadPoolExecutor(n_ranks) as pool:
         results = list(pool.map(run, range(n_ranks)))
     monkeypatch.undo()

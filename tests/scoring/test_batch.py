@@ -15,9 +15,10 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
-from a2tgpo.scoring.batch import PER_TOKEN, collate, pack, token_positions
+from a2tgpo.scoring.batch import PER_TOKEN, collate, micro_batches, pack, token_positions
 from a2tgpo.scoring.score import token_stats
 from tests.helpers.build import build_trajectory
+from tests.helpers.ranks import on_ranks
 
 SEARCH, FOUND, ANSWER = "<search> director of Bemi</search>", "<result> Varo Tano.</result>", "<answer> Varo</answer>"
 LENGTHS = st.lists(st.integers(1, 60), max_size=30)
@@ -95,6 +96,13 @@ def test_rows_of_like_length_share_a_micro_batch():
 
 
 # ---- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_with_fewer_rows_than_others_have_micro_batches_has_empty_ones(monkeypatch):
+    lengths = ([10, 10, 10], [5])
+    cut = on_ranks(monkeypatch, 2, lambda rank: micro_batches(lengths[rank], 10, [range(len(lengths[rank]))] * 2))
+    assert cut == [[[0], [1], [2]] * 2, [[0], [], []] * 2]
+    assert token_positions(lengths[1], cut[1]) == {"forwarded": 10, "useful": 10}
 
 
 @pytest.mark.parametrize("index", [[1], [3, 1], range(1, 4), [2, 0, 3, 1]])

@@ -14,8 +14,10 @@ from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
 from a2tgpo.scoring.batch import collate, pack
 from a2tgpo.scoring.beliefs import encode_answer, plan_beliefs
+from a2tgpo.scoring.noise import log_gain_noise
 from a2tgpo.scoring.score import TokenStats, read, score, token_stats
 from tests.helpers.build import build_trajectory
+from tests.helpers.ranks import on_ranks
 
 WRAPPER = ("<think> done</think><answer> ", "</answer>")
 SEARCH, OTHER = "<search> director of Bemi</search>", "<think> need star</think><search> star of Bemi</search>"
@@ -387,3 +389,22 @@ def test_a_belief_is_at_most_one(policy, trajectories):
     _, _, seen = ask(policy, trajectories)
     known = seen.answer_logprob[seen.state_mask[:, :, None] & seen.alias_mask[:, None]]
     assert -math.inf < known.min() and known.max() < 0
+
+
+def test_ranks_go_forward_equally_often_whatever_each_has_to_score(policy, trajectories, monkeypatch):
+    shares, models = (trajectories, trajectories[2:3]), [copy.deepcopy(policy.model) for _ in range(2)]
+    alone = score(policy, shares[1], first(0), WRAPPER, ONE_ROW)
+
+    def work(rank):
+        passes, own = [], replace(policy, model=models[rank])
+        own.model.register_forward_hook(lambda *_: passes.append(rank))
+        scored = score(own, shares[rank], first(2 * (1 - rank)), WRAPPER, ONE_ROW)
+        n_scoring = len(passes)
+        with torch.autocast("cpu", torch.bfloat16):
+            noise = log_gain_noise(own, scored, ONE_ROW)
+        return n_scoring, len(passes), noise, scored.batch.old_logprobs
+
+    one, two = on_ranks(monkeypatch, 2, work)
+    assert two[0] == one[0] == 2 * len(trajectories) < two[1] == one[1]
+    assert two[2] == one[2]
+    torch.testing.assert_close(two[3], alone.batch.old_logprobs, rtol=0, atol=1e-6)

@@ -55,9 +55,9 @@ def torchrun(script, *overrides):
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
-def train_in_two(launcher, *overrides):
+def train_in_two(launcher, *overrides, trainer="ddp_cpu"):
     """A finished training in two processes, which Lightning starts (`start`) or torchrun."""
-    process = launcher("train.py", *overrides, "trainer=ddp_cpu")
+    process = launcher("train.py", *overrides, f"trainer={trainer}")
     output, errors = finish(process, 300)
     assert process.returncode == 0, output + errors
 

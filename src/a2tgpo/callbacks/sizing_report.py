@@ -27,7 +27,9 @@ class SizingReport(Callback):
         hardware: Hardware,
         lora: LoraConfig | None,
         gradient_checkpointing: bool | str,
+        replicas: int | None,
     ) -> None:
+        self.shards = 1 if replicas is None else hardware.devices // replicas
         self.real, self.hardware, self.lora = real_config(path, architecture), hardware, lora
         self.parameters, self.trained = parameter_counts(self.real, lora)
         self.gradient_checkpointing = checkpoints_activations(gradient_checkpointing, self.parameters)
@@ -51,6 +53,7 @@ class SizingReport(Callback):
             weight_bytes=next(p.element_size() for p in learner.model.parameters()),
             compute_bytes=COMPUTE_BYTES,
             gradient_checkpointing=self.gradient_checkpointing,
+            shards=self.shards,
         )
 
     def print_report(self, plan: Plan, console: Console) -> None:
@@ -72,7 +75,7 @@ class SizingReport(Callback):
         console.print(
             "fits"
             if peak(used) <= USABLE * hardware.memory_gib * GIB
-            else "does not fit: an adapter, smaller micro-batches or fewer sessions"
+            else "does not fit: an adapter, trainer=fsdp, smaller micro-batches or fewer sessions"
         )
         table = Table(title=f"one iteration on {hardware.devices} × {hardware.name}, episodes at their limits")
         for column in ("phase", "million tokens", "seconds at least"):

@@ -1,7 +1,7 @@
 """What a run costs at the real model's size: memory of a device and tokens of an iteration, from counts alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig
 
@@ -10,6 +10,7 @@ from a2tgpo.system.settings import require_all
 GIB = 2**30
 USABLE = 0.9
 """Share of a device's memory that is left by its context, by temporaries and by fragments."""
+GRADIENT_BYTES = 4
 ADAM_BYTES = 8
 """Two float32 moments a trained parameter."""
 ACTIVATION_COPIES = 34
@@ -47,13 +48,18 @@ class Plan:
     weight_bytes: int
     compute_bytes: int
     gradient_checkpointing: bool
+    shards: int
+    """Devices that share each copy of the weights; 1 under DDP."""
 
 
 def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) -> dict[str, float]:
-    """Bytes on one device under DDP, by what they are for; the two phases do not overlap.
+    """Bytes on one device, by what they are for; the two phases do not overlap.
 
-    `rollout` (the running batch and what sessions keep between turns) and `update` come on top of all others.
+    `rollout` (the running batch and what sessions keep between turns) and `update` come on top of all others. They hold
+    what is gathered of sharded weights, too.
     """
+    if plan.shards > 1:
+        return _sharded(real, parameters, memory(real, parameters, trained, replace(plan, shards=1)), plan)
     cast = 2 * parameters if plan.compute_bytes < plan.weight_bytes else 0  # autocast keeps its copies of the weights
     layers, hidden, heads = real.num_hidden_layers, real.hidden_size, real.num_attention_heads
     head_size, cached_heads = getattr(real, "head_dim", hidden // heads), getattr(real, "num_key_value_heads", heads)
@@ -70,6 +76,19 @@ def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) ->
         "rollout": 2 * plan.max_sessions * (plan.prompt_tokens + plan.response_tokens) * per_position,
         "update": activations + LOGIT_COPIES * plan.micro_batch_tokens * real.vocab_size * 4,
     }
+
+
+def _sharded(real: PretrainedConfig, parameters: int, replicated: dict[str, float], plan: Plan) -> dict[str, float]:
+    """`replicated` with the weights in shards. The rollout gathers all of them. The update gathers embedding and head,
+    and two layers at a time, for one of which it has all gradients."""
+    ends = real.vocab_size * real.hidden_size * (1 if real.tie_word_embeddings else 2)
+    layers = parameters - ends
+    layer = layers / real.num_hidden_layers
+    parts = {name: replicated[name] / plan.shards for name in ("weights", "reference", "gradients", "optimizer")}
+    rollout = layers * plan.compute_bytes + ends * plan.weight_bytes
+    update = layer * (2 * plan.compute_bytes + GRADIENT_BYTES) + ends * (plan.weight_bytes + GRADIENT_BYTES)
+    phases = {"rollout": replicated["rollout"] + rollout, "update": replicated["update"] + update}
+    return replicated | parts | phases | {"cast": 0}
 
 
 def peak(bytes_for: Mapping[str, float]) -> float:

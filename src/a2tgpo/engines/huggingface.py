@@ -16,6 +16,7 @@ from a2tgpo.engines.row_cache import LayerStates
 from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
 from a2tgpo.policies.memory import Memory
 from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.sharding import gather
 from a2tgpo.rollouts.protocols import Completion, Sampling
 from a2tgpo.system.settings import require_all
 
@@ -105,7 +106,9 @@ class HuggingFaceEngine:
         self._matchers: dict[tuple[str, ...], StopStringMatcher] = {}
 
     def sync(self, policy: Policy) -> None:
-        """Sample from `policy`, whose weights are read in place; sessions of an interrupted rollout are dropped."""
+        """Sample from `policy`, whose weights are read in place, gathered where they are sharded; sessions of an
+        interrupted rollout are dropped."""
+        gather(policy.model)
         if self._policy is None or policy.tokenizer is not self._policy.tokenizer:
             self._matchers.clear()
         self._policy = policy

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 
 from a2tgpo.policies.policy import Policy, evaluation_mode
+from a2tgpo.policies.sharding import scatter
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
 from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
@@ -130,6 +131,7 @@ class Rollout:
         self.episodes.begin(len(episodes))
         with evaluation_mode(policy.model):
             played = await self._play_together(episodes, greedy)
+        scatter(policy.model)  # where the engine gathered it
         failures = [episode.failure for episode in episodes if episode.failure is not None]
         self._count(failures, len(episodes))
         trajectories = [trajectory for trajectory in played if trajectory is not None]

@@ -133,7 +133,11 @@ class Engine(Protocol):
         ...
 
     def sync(self, policy: Policy) -> None:
-        """From now on sample from `policy`."""
+        """From now on sample from `policy`. Every rank asks.
+
+        An engine that goes forward through the policy's own model gathers its weights (`policies.sharding.gather`),
+        since ranks do so differently often; when the rollout is over they are scattered again.
+        """
         ...
 
 

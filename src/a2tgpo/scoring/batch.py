@@ -68,6 +68,11 @@ class RolloutBatch:
         }
         return replace(self, **cut, credit=self.credit.rows(rows))
 
+    def stand_in(self) -> "RolloutBatch":
+        """One row without an action token, where a rank has none to train on: every rank takes part in every pass."""
+        row = self.rows([0])
+        return replace(row, turn_ids=torch.full_like(row.turn_ids, -1))
+
 
 def collate(trajectories: Sequence[Trajectory], pad_id: int) -> RolloutBatch:
     """Trajectories as a batch; what scoring and credit add is zero."""
@@ -144,7 +149,8 @@ def _padded(row: list[int], width: int, filler: int = -1) -> list[int]:
 
 
 def micro_batches(lengths: Sequence[int], budget: int, mini_batches: Sequence[Sequence[int]] = ()) -> list[list[int]]:
-    """The rows of each micro-batch of at most `budget` tokens, as many on every rank.
+    """The rows of each micro-batch of at most `budget` tokens, as many on every rank: a rank with fewer rows than that
+    has empty ones.
 
     None reaches over the border of a mini-batch, whose rows `mini_batches` lists; without, all rows are one.
     """
@@ -152,14 +158,15 @@ def micro_batches(lengths: Sequence[int], budget: int, mini_batches: Sequence[Se
     for rows in mini_batches or [range(len(lengths))]:
         own = [lengths[row] for row in rows]
         needed = max_over_ranks(len(pack(own, budget)))
-        cut += [[rows[i] for i in part] for part in pack(own, budget, at_least=needed)]
+        parts = pack(own, budget, at_least=needed)
+        cut += [[rows[i] for i in part] for part in parts] + [[]] * (needed - len(parts))
     return cut
 
 
 def token_positions(lengths: Sequence[int], micro_batches: Sequence[Sequence[int]]) -> Counter[str]:
     """Positions that a forward pass over rows of these lengths computes (`forwarded`), and how many of them are not
     padding (`useful`)."""
-    forwarded = sum(len(rows) * max(lengths[i] for i in rows) for rows in micro_batches)
+    forwarded = sum(len(rows) * max(lengths[i] for i in rows) for rows in micro_batches if rows)
     return Counter(forwarded=forwarded, useful=sum(lengths[i] for rows in micro_batches for i in rows))
 
 

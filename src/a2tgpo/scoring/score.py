@@ -15,12 +15,14 @@ from transformers import Cache, DynamicCache
 
 from a2tgpo.method.turns import Observed
 from a2tgpo.policies.policy import Policy, evaluation_mode
+from a2tgpo.policies.sharding import gather, scatter
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, collate, micro_batches, token_positions
-from a2tgpo.scoring.beliefs import AnswerQuery, BeliefPlan, answer_logprobs, build_answer_block, plan_beliefs
+from a2tgpo.scoring.beliefs import UNASKED, AnswerQuery, BeliefPlan, answer_logprobs, build_answer_block, plan_beliefs
 from a2tgpo.scoring.projection import predict
 from a2tgpo.scoring.segments import answer_logprobs_by_segments
 from a2tgpo.scoring.without_turns import place, plan_without_turns
+from a2tgpo.system.distributed import max_over_ranks
 from a2tgpo.system.progress import Told, nobody
 
 
@@ -59,11 +61,11 @@ def token_stats(
     return TokenStats(zeros.index_put((row, column), selected), zeros.index_put((row, column), entropy))
 
 
-def queries_of_rows(rows: Sequence[int], queries: Sequence[AnswerQuery]) -> list[AnswerQuery]:
-    """The queries about these rows; where all are about others, one that nobody asked, for the same number of forward
-    passes on every rank."""
+def queries_of_rows(rows: Sequence[int], queries: Sequence[AnswerQuery], asked: bool) -> list[AnswerQuery]:
+    """The queries about these rows. Where there are none, but queries are `asked` on any rank, one that nobody asked,
+    for the same number of forward passes on every rank."""
     own = [query for query in queries if query.row in rows]
-    return own or [AnswerQuery(rows[0], 1, query.answer) for query in queries[:1]]
+    return own or [AnswerQuery(rows[0], 1, UNASKED)] * asked
 
 
 @dataclass(frozen=True)
@@ -90,23 +92,27 @@ def read(
     """Token statistics of the whole batch and the answer log-prob of each query, in one cached pass.
 
     Runs in micro-batches of `token_budget` tokens, cut as `micro_batches` does, in evaluation mode; `told` hears how
-    many of them are done.
+    many of them are done. A joint call of all ranks, which go forward equally often; but where memory is read by
+    segments, all weights are gathered for it.
     """
     logprobs, entropy = torch.zeros(batch.turn_ids.shape), torch.zeros(batch.turn_ids.shape)
     answers, positions = torch.zeros(len(queries)), Counter[str]()
-    lengths = batch.lengths.tolist()
+    lengths, asked_anywhere = batch.lengths.tolist(), max_over_ranks(len(queries)) > 0
+    if policy.reads != "block":
+        gather(policy.model)
     with evaluation_mode(policy.model):
         parts = micro_batches(lengths, token_budget, mini_batches)
-        for n_done, rows in enumerate(parts, 1):
+        for n_done, own in enumerate(parts, 1):
+            rows = own or [0]  # once more, for as many passes as the other ranks make
             part = batch.rows(rows).to(policy.device)
             place = {row: i for i, row in enumerate(rows)}
             asked = [n for n, query in enumerate(queries) if query.row in place]
-            here = queries_of_rows(rows, queries)
+            here = queries_of_rows(rows, queries, asked_anywhere)
             cache = DynamicCache() if here and policy.reads == "block" else None
             stats = token_stats(policy, part.input_ids, part.turn_ids, cache, with_entropy)
             logprobs[rows, : part.turn_ids.shape[1]] = stats.logprobs.cpu()
             entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
-            positions.update(token_positions(lengths, [rows]))
+            positions.update(token_positions(lengths, [own]))
             if cache is not None:
                 block = build_answer_block(here, [place[q.row] for q in here], len(rows), cache.get_seq_length())
                 answers[asked] = answer_logprobs(policy, cache, block)[: len(asked)]
@@ -118,6 +124,7 @@ def read(
                 answers[asked] = found[: len(asked)]
                 positions.update(further)
             told(n_done, len(parts))
+    scatter(policy.model)
     return Reading(TokenStats(logprobs, entropy), answers, positions)
 
 

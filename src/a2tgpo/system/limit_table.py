@@ -290,6 +290,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         **dict.fromkeys(("use_distributed_sampler", "inference_mode", "detect_anomaly"), FLAG),
         **dict.fromkeys(("enable_progress_bar", "enable_model_summary"), FLAG),
         "strategy.gradient_as_bucket_view": FLAG,
+        "strategy.replicas": COUNT,
         "strategy.timeout.hours": number("hours", above=0, at_most=10_000),
     },
     "callbacks": {
@@ -302,6 +303,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
         "nothing_learned.patience": COUNT,
         "summary.experiment": text("an experiment, such as experiment=a2tgpo"),
         "sizing.hardware.devices": COUNT,
+        "sizing.replicas": or_null(COUNT),
         **dict.fromkeys(("sizing.hardware.memory_gib", "sizing.hardware.tflops"), POSITIVE),
     },
 }

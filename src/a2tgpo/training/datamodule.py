@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
-import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -173,7 +172,7 @@ class RolloutDataModule(LightningDataModule):
         if self.refill_rounds:
             learner.metrics["train/groups_played"] = filled.n_played / len(filled.groups)
             learner.metrics["train/groups_left_out"] = 1 - len(trained) / len(filled.groups)
-        return [batch.rows(rows) if rows else self.stand_in(batch) for rows in steps]
+        return [batch.rows(rows) if rows else batch.stand_in() for rows in steps]
 
     def _take_usage(self) -> Mapping[str, float]:
         engine = self.rollout.engine
@@ -203,12 +202,6 @@ class RolloutDataModule(LightningDataModule):
         if not self.continuations:
             return played
         return with_values(self.rollout, learner.policy, played, self.continuations, (self.seed, FORK_NOISE, *key))
-
-    @staticmethod
-    def stand_in(batch: RolloutBatch) -> RolloutBatch:
-        """One row without an action token, for a mini-batch whose episodes all failed: every rank takes every step."""
-        row = batch.rows([0])
-        return replace(row, turn_ids=torch.full_like(row.turn_ids, -1))
 
     def precision(self) -> AbstractContextManager:
         """The precision of the training step, for sampling and scoring too: the first ratio after them must be 1.

@@ -163,6 +163,12 @@ class A2TGPOModule(PolicyModule):
         if stage != "test" and isinstance(self.method.credit, ForkedCredit) and not source.continuations:
             raise ValueError("data.module.continuations=0: expected at least 1, because model/credit asks for forks")
 
+    def configure_model(self) -> None:
+        """With `trainer=fsdp`, shard the policy and its reference. Raises ValueError where that cannot be done."""
+        super().configure_model()
+        if self.reference is not None:
+            self.shard(self.reference.model)
+
     def on_fit_start(self) -> None:
         """Bring the reference to the policy's device."""
         if self.reference is not None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from a2tgpo.policies.sharding import local
+from a2tgpo.system.distributed import max_over_ranks
 from a2tgpo.system.errors import SettingError
 
 
@@ -39,7 +41,8 @@ def apply_schedule(scheduler: LRScheduler) -> None:
 
 def require_finite_weights(weights: Iterable[torch.nn.Parameter]) -> None:
     """Raises FloatingPointError where an optimizer step left a weight that is not finite: no checkpoint may hold it."""
-    if not all(weight.isfinite().all() for weight in weights if weight.requires_grad):
+    finite = all(bool(local(weight).isfinite().all()) for weight in weights if weight.requires_grad)
+    if max_over_ranks(not finite):
         raise FloatingPointError(
             "an optimizer step left weights that are not finite; expected smaller steps (model.optimizer.lr); "
             "checkpoints/last.ckpt holds the policy before this rollout set"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from a2tgpo.policies.checkpoint import weights_in
 from a2tgpo.policies.policy import Policy, require_float32, require_same_architecture, trained_names
+from a2tgpo.policies.sharding import shard, whole
 from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, micro_batches, token_positions
 from a2tgpo.system.distributed import max_over_ranks
@@ -65,8 +66,8 @@ class PolicyModule(LightningModule):
         total = 0.0
         for i, rows in enumerate(parts):
             with optimizer.toggle_model(sync_grad=i == len(parts) - 1):
-                part = loss(mini_batch.rows(rows).to(self.device))
-                self.manual_backward(part * self.trainer.world_size)  # DDP averages over ranks
+                part = loss((mini_batch.rows(rows) if rows else mini_batch.stand_in()).to(self.device))
+                self.manual_backward(part * self.trainer.world_size)  # DDP and FSDP average over ranks
             total += part.item()
         step = {"loss": total, "lr": optimizer.param_groups[0]["lr"], **token_positions(lengths, parts)}
         return step | self.step(optimizer, total)
@@ -76,7 +77,7 @@ class PolicyModule(LightningModule):
 
         Raises FloatingPointError after `max_skipped_steps` skips in a row.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)))
         if max_over_ranks(not torch.isfinite(torch.tensor([norm, loss])).all()):
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.max_skipped_steps:
@@ -100,6 +101,15 @@ class PolicyModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Raises ValueError for a precision that cannot be trained in."""
         require("trainer.precision", self.trainer.precision)
+
+    def configure_model(self) -> None:
+        """With `trainer=fsdp`, shard the policy. Raises ValueError where that cannot be done."""
+        self.shard(self.model)
+
+    def shard(self, model: torch.nn.Module) -> None:
+        """Shard `model` over the mesh of the strategy, if it has one."""
+        if self.device_mesh is not None:
+            shard(model, self.device_mesh, torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None)
 
     def on_train_start(self) -> None:
         """Give a resumed run the learning rate of its own schedule."""

@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from a2tgpo.engines.weight_sync.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.sharding import is_sharded
 from a2tgpo.system.distributed import rank_and_world_size
 from a2tgpo.system.http_client import HttpClient, Unavailable
 
@@ -42,10 +43,10 @@ class IpcSync:
         """
         require_whole_model(policy, "ipc")
         _, n_ranks = rank_and_world_size()
-        if policy.device.type != "cuda" or n_ranks > 1:
+        if policy.device.type != "cuda" or n_ranks > 1 or is_sharded(policy.model):
             raise ValueError(
                 f"data/engine/weight_sync=ipc: the policy is on {policy.device} in {n_ranks} processes; expected one "
-                "process, on the GPU of the server"
+                "process without trainer=fsdp, on the GPU of the server"
             )
         self._policy = policy
         return Served(base, f"ipc-{uuid4().hex[:12]}")

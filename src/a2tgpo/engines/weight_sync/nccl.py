@@ -12,6 +12,7 @@ from torch.cuda import nccl
 
 from a2tgpo.engines.weight_sync.weights import Served, description, require_whole_model, whole_weights
 from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.sharding import is_sharded
 from a2tgpo.system.http_client import HttpClient, Unavailable
 
 
@@ -34,18 +35,21 @@ class NcclSync:
 
     def __init__(self) -> None:
         self._policy: Policy | None = None
+        self._gathered: dict[str, Tensor] | None = None
+        """Of a sharded policy all weights, in main memory: one rank alone cannot gather them again."""
         self._link: Any = None
         self._sent: str | None = None
 
     def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
-        """Remember the policy: its weights are read when they are sent, since the trainer may move them until then.
+        """Remember the policy: its weights are read when they are sent, since the trainer may move them until then. Of
+        a sharded one remember `weights`.
 
         Raises ValueError where NCCL cannot send them.
         """
         require_whole_model(policy, "nccl")
         if policy.device.type != "cuda":
             raise ValueError(f"data/engine/weight_sync=nccl: the policy is on {policy.device}; expected a GPU")
-        self._policy = policy
+        self._policy, self._gathered = policy, weights if is_sharded(policy.model) else None
         return Served(base, f"nccl-{uuid4().hex[:12]}")
 
     def load(self, server: HttpClient, served: Served) -> None:
@@ -59,11 +63,11 @@ class NcclSync:
             self._connect(server)
         self._sent = None  # whatever fails from here on, the next try joins anew
         server.post("/start_weight_update", {})
-        weights = whole_weights(self._policy)
+        weights = self._gathered or whole_weights(self._policy)
 
         def broadcast(device: torch.device) -> None:
             for weight in weights.values():
-                nccl.broadcast([weight.detach().contiguous()], root=0, comms=[self._link])
+                nccl.broadcast([weight.detach().to(device).contiguous()], root=0, comms=[self._link])
 
         self._meet(broadcast, server, "/update_weights", {"update_info": description(weights)})
         server.post("/finish_weight_update", {})

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from a2tgpo.policies.policy import Policy, trained_names
+from a2tgpo.policies.sharding import is_sharded, local, whole
+from a2tgpo.system.distributed import rank_and_world_size
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,19 @@ class Served:
 
 
 def whole_weights(policy: Policy) -> dict[str, Tensor]:
-    """The state dict with sharded weights gathered; of a policy with an adapter only what is trained.
+    """The state dict; of a policy with an adapter only what is trained.
 
-    Gathering is a joint call: every rank must ask.
+    Sharded weights are gathered one at a time and collected in the main memory of the first rank; the others get none.
+    That is a joint call: every rank must ask.
     """
     state = policy.model.state_dict()
     if isinstance(policy.model, PeftModel):
         state = {name: state[name] for name in sorted(trained_names(policy))}
-    return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in state.items()}
+    if not is_sharded(policy.model):
+        return state
+    keeps = rank_and_world_size()[0] == 0
+    gathered = ((name, whole(weight)) for name, weight in state.items())
+    return {name: weight.cpu() for name, weight in gathered if keeps}
 
 
 def require_whole_model(policy: Policy, weight_sync: str) -> None:
@@ -54,6 +60,5 @@ def weights_mark(policy: Policy) -> int:
     """A number that changes when any of this rank's weights does: a hash of their bits."""
     mark = 0
     for weight in policy.model.parameters():
-        local = weight.to_local() if isinstance(weight, DTensor) else weight
-        mark = hash((mark, int(torch.hash_tensor(local).view(torch.int64))))
+        mark = hash((mark, int(torch.hash_tensor(local(weight)).view(torch.int64))))
     return mark
