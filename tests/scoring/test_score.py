@@ -119,7 +119,8 @@ def test_answers_in_the_models_own_memory_are_those_of_the_block(policy, traject
 
 
 def test_by_segments_a_shared_beginning_is_read_once_and_what_lies_behind_the_last_context_never(policy, trajectories):
-    group, forwarded = trajectories[:3], []
+    group, forwarded = trajectories[:2], []
+    assert len(pack([len(t.token_ids) for t in group], ALL_ROWS)) == 1
     batch, queries = collate(group, policy.pad_id), plan(policy, group).queries
     policy.model.register_forward_pre_hook(
         lambda module, args, kwargs: forwarded.append(args[0].numel()), with_kwargs=True

@@ -45,17 +45,19 @@ def token_stats(
     attention keeps it out of sight. `cache` is filled on the way.
     """
     row, column = (turn_ids >= 0).nonzero(as_tuple=True)
-    logits = predict(policy, row, column - 1, input_ids, past_key_values=cache, use_cache=cache is not None)
-    if policy.temperature != 1.0:  # spares a copy of the logits
-        logits = logits / policy.temperature
-    normaliser = logits.logsumexp(-1)
-    selected = logits.gather(-1, input_ids[row, column, None])[:, 0] - normaliser
-    entropy = torch.zeros_like(selected)
-    if with_entropy:
-        with torch.no_grad():
-            entropy = normaliser - (logits.softmax(-1) * logits).sum(-1)
-    zeros = selected.new_zeros(turn_ids.shape)
-    return TokenStats(zeros.index_put((row, column), selected), zeros.index_put((row, column), entropy))
+    logprobs, entropy = predict(
+        policy,
+        row,
+        column - 1,
+        input_ids[row, column],
+        input_ids,
+        temperature=policy.temperature,
+        with_entropy=with_entropy,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    zeros = logprobs.new_zeros(turn_ids.shape)
+    return TokenStats(zeros.index_put((row, column), logprobs), zeros.index_put((row, column), entropy))
 
 
 def queries_of_rows(rows: Sequence[int], queries: Sequence[AnswerQuery]) -> list[AnswerQuery]:
