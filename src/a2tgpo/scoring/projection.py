@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,17 +36,17 @@ def predict(
     bf16 logits move in steps of 1/8 at the sizes that a vocabulary has, which is coarser than the ratios and gains that
     are read off them. The other positions are not projected: with a large vocabulary that step is what costs. Logits of
     more than CHUNK_BYTES are made chunk by chunk, and again in the backward pass. Raises ValueError where a model's
-    logits are not a function of its head's.
+    logits are not made of its head's.
     """
     head = policy.model.get_output_embeddings()
-    hidden, behind = _forward(policy, head, row, column, inputs, options)
+    hidden, behind, vocabulary = _forward(policy, head, row, column, inputs, options)
 
     def statistics(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         with _in_fp32(head):
             logits = behind(head(hidden[None]))[0]
         return _statistics(logits, target, temperature, with_entropy)
 
-    n_chunks = -(-4 * len(target) * behind.logits.shape[-1] // CHUNK_BYTES)
+    n_chunks = -(-4 * len(target) * vocabulary // CHUNK_BYTES)
     if n_chunks <= 1:
         return statistics(hidden, target)
     again = partial(checkpoint, statistics, use_reentrant=False, preserve_rng_state=False)
@@ -72,60 +73,69 @@ def _statistics(
 
 def _forward(
     policy: Policy, head: nn.Module, row: Tensor, column: Tensor, inputs: Sequence[Tensor], options: dict[str, Any]
-) -> tuple[Float[Tensor, "P H"], "_Behind"]:
-    """The hidden states before the head at the places picked, and what the model does with logits behind it."""
+) -> tuple[Float[Tensor, "P H"], Callable[[Tensor], Tensor], int]:
+    """The hidden states before the head at the places picked, what the model does with logits behind it, and how many
+    it has a token."""
     picked: list[Tensor] = []
-    behind: list[_Behind] = []
+    behind: list[_Recorder] = []
     with ExitStack() as stack:
 
         def pick(_: nn.Module, args: tuple[Tensor]) -> Tensor:
             picked.append(args[0][row, column])
-            return picked[-1][None, :1]  # what follows is seen from one place
+            return picked[-1][None, :1]  # what comes behind shows at one place as well
 
-        def listen(_: nn.Module, args: tuple[Tensor], logits: Tensor) -> None:
-            behind.append(stack.enter_context(_Behind(logits)))
+        def record(_: nn.Module, args: tuple[Tensor], logits: Tensor) -> None:
+            behind.append(stack.enter_context(_Recorder(logits)))
 
-        handles = head.register_forward_pre_hook(pick), head.register_forward_hook(listen)
-        try:
+        with head.register_forward_pre_hook(pick), head.register_forward_hook(record):
             logits = policy.model(*inputs, **options).logits
-        finally:
-            for handle in handles:
-                handle.remove()
-    if logits is not behind[-1].logits:
+    again = behind[-1].up_to(logits)
+    if again is None:
         raise ValueError(
-            f"model.policy.path: a {policy.model.config.model_type} model does with the logits of its head what cannot "
-            "be repeated; expected functions of them alone, one after the other"
+            f"model.policy.path: a {policy.model.config.model_type} model makes its logits in a way that cannot be "
+            "repeated; expected functions of torch on those of its head"
         )
-    return picked[-1], behind[-1]
+    return picked[-1], again, logits.shape[-1]
 
 
-class _Behind(TorchFunctionMode):
-    """Writes down what is done with the logits of a head (a cap, a scale), to do the same with others."""
+class _Recorder(TorchFunctionMode):
+    """Writes down what is made of a head's logits, to make the same of others."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
-        self.logits, self.steps = logits, list[Callable[[Tensor], Tensor]]()
+        self.made: list[Any] = [logits]
+        self.steps: list[tuple[Callable, Any]] = []
+        """Each function, and its arguments with a `_Made` where something that was made stood."""
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        call, before = (args, kwargs or {}), self.logits
+        call = (args, kwargs or {})
         result = function(*args, **call[1])
-        if isinstance(result, Tensor | None) and any(x is before for x in tree_leaves(call)):
-
-            def step(logits: Tensor) -> Tensor:
-                args, kwargs = tree_map(lambda x: logits if x is before else x, call)
-                again = function(*args, **kwargs)
-                return logits if again is None else again  # None: was done in place
-
-            self.logits = before if result is None else result
-            self.steps.append(step)
+        numbers = {id(made): _Made(i) for i, made in enumerate(self.made) if isinstance(made, Tensor)}
+        if any(id(x) in numbers for x in tree_leaves(call)):
+            self.steps.append((function, tree_map(lambda x: numbers.get(id(x), x), call)))
+            self.made.append(result)
         return result
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        for step in self.steps:
-            logits = step(logits)
-        return logits
+    def up_to(self, logits: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """What makes `logits` of those of the head; None where they come from elsewhere."""
+        steps = self.steps
+        end = max((i for i, made in enumerate(self.made) if made is logits), default=None)
+
+        def again(logits: Tensor) -> Tensor:
+            made: list[Any] = [logits]
+            for function, call in steps:
+                args, kwargs = tree_map(lambda x: made[x.number] if isinstance(x, _Made) else x, call)
+                made.append(function(*args, **kwargs))
+            return made[end]
+
+        return None if end is None else again
+
+
+@dataclass(frozen=True)
+class _Made:
+    number: int
 
 
 @contextmanager
@@ -139,7 +149,7 @@ def _in_fp32(head: nn.Module) -> Iterator[None]:
         del linear.forward
 
 
-def _linear(linear: nn.Linear, hidden: Tensor) -> Tensor:
+def _linear(linear: nn.Module, hidden: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         bias = None if linear.bias is None else linear.bias.float()
         return F.linear(hidden.float(), linear.weight.float(), bias)
