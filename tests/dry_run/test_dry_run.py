@@ -1,6 +1,7 @@
 """The dry run of the large experiments, and the arithmetic it prints."""
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -72,9 +73,15 @@ def test_memory_by_hand():
         "gradients": 400,
         "optimizer": 800,
         "rollout": 2 * 6 * 12 * (2 * 2 * 2 * 2 * 2),  # sessions × positions × (k, v × layers × heads × size 2 × bytes)
-        "update": (2 + 34) * 20 * 8 * 2 + 5.5 * 20 * 10 * 4,
+        "update": (2 + 34) * 20 * 8 * 2 + 5 * 20 * 10 * 4 + 10 * 8 * 4,
     }
     assert peak(used) == 400 + 200 + 400 + 400 + 800 + max(used["rollout"], used["update"])
+
+
+def test_more_tokens_take_activations_and_no_more_logits():
+    sizes = real("qwen3_4b"), SIZES["qwen3_4b"], SIZES["qwen3_4b"]
+    few, many = (memory(*sizes, replace(PLAN, micro_batch_tokens=n))["update"] for n in (8192, 16384))
+    assert many - few == (36 + 34) * 8192 * 2560 * 2
 
 
 def test_tokens_and_seconds_by_hand():

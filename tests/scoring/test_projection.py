@@ -45,7 +45,7 @@ def head_of(kind):
     """A tiny model, in which nothing behind the head is the identity and a bias is no zero."""
     model = tiny_model(kind)
     for name in ("logits_scaling", "lm_head_multiplier", "logit_scale"):
-        if hasattr(model.config, name):
+        if name in vars(model.config):
             setattr(model.config, name, 0.5)
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         nn.init.normal_(model.get_output_embeddings().bias)

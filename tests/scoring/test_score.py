@@ -165,6 +165,15 @@ def test_the_same_number_of_forward_passes_whichever_rows_are_asked_about(policy
     close(answers, read(policy, batch, queries, ALL_ROWS).answer_logprobs[[queries.index(query) for query in few]])
 
 
+def test_rows_that_nobody_asks_about_are_not_read_on(policy, trajectories):
+    same = [replace(trajectories[0], sample=i) for i in range(4)]
+    batch, queries = collate(same, policy.pad_id), plan(policy, same, 2).queries
+    assert {query.row for query in queries} == {0}
+    reading = read(policy, batch, queries, ALL_ROWS)
+    assert reading.positions["forwarded"] == reading.positions["useful"]
+    close(reading.answer_logprobs, read(policy, batch.rows([0]), queries, ALL_ROWS).answer_logprobs)
+
+
 @pytest.mark.parametrize("token_budget", [ONE_ROW, 180, ALL_ROWS])
 def test_positions_are_counted_where_they_are_forwarded(policy, trajectories, token_budget):
     batch, forwarded = collate(trajectories, policy.pad_id), []

@@ -106,7 +106,10 @@ def read(
             entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
             positions.update(token_positions(lengths, [rows]))
             if cache is not None:
-                block = build_answer_block(here, [place[q.row] for q in here], len(rows), cache.get_seq_length())
+                asked_rows = sorted({place[query.row] for query in here})
+                cache.batch_select_indices(torch.tensor(asked_rows, device=policy.device))
+                places = [asked_rows.index(place[query.row]) for query in here]
+                block = build_answer_block(here, places, len(asked_rows), cache.get_seq_length())
                 answers[asked] = answer_logprobs(policy, cache, block)[: len(asked)]
                 read_tokens = sum(queries[n].answer.n_input_tokens for n in asked)
                 positions.update(forwarded=block.ids.numel(), useful=read_tokens)
