@@ -1,7 +1,7 @@
 """Rollout, scoring and update of the embedded policy against their floors and the usual ways, in one process.
 
-Every way runs in turn, `--rounds` times. Its seconds are printed, median, least and most, and the token positions that
-it pushed through the model, beside the floor: the positions that cannot be avoided.
+Every way runs in turn, `--rounds` times. Its CPU seconds are printed, median, least and most, and the token positions
+that it pushed through the model, beside the floor: the positions that cannot be avoided.
 
     python benchmarks/phases.py     # with the project installed: pip install --editable .
 """
@@ -57,18 +57,19 @@ def load() -> tuple[RolloutDataModule, A2TGPOModule]:
 def measure(ways: dict[str, Callable[[], object]], floor: int, meter: Meter, rounds: int) -> dict[str, float]:
     """Run every way in turn and print a Markdown table; the first way is the one others are compared with.
 
-    Returns the median seconds of each way."""
+    Returns the median CPU seconds of each way."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     positions = {}
     for _ in range(rounds):
         for name, way in ways.items():
-            meter.positions, start = 0, time.perf_counter()
+            meter.positions, start = 0, time.process_time()
             way()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
             positions[name] = meter.positions
     medians = {name: median(values) for name, values in seconds.items()}
     first = next(iter(medians.values()))
-    print("| way | seconds: median (least to most) | ratio | token positions | of the floor |\n|---|---|---|---|---|")
+    print("| way | CPU seconds: median (least to most) | ratio | token positions | of the floor |")
+    print("|---|---|---|---|---|")
     for name, value in medians.items():
         spread = f"{value:.2f} ({min(seconds[name]):.2f} to {max(seconds[name]):.2f})"
         print(f"| {name} | {spread} | {value / first:.2f} | {positions[name]} | {positions[name] / floor:.2f} |")
