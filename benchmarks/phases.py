@@ -1,7 +1,7 @@
 """Rollout, scoring and update of the embedded policy against their floors and the usual ways, in one process.
 
-Every way runs in turn, `--rounds` times; medians of seconds are printed with the token positions each pushed through
-the model and the floor: the positions that cannot be avoided.
+Every way runs in turn, `--rounds` times. Its CPU seconds are printed, median, least and most, and the token positions
+that it pushed through the model, beside the floor: the positions that cannot be avoided.
 
     python benchmarks/phases.py     # with the project installed: pip install --editable .
 """
@@ -21,7 +21,7 @@ from peers import GenerateEngine, beliefs_all_prefixes, beliefs_prefix_by_prefix
 
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.trajectory import Trajectory
-from a2tgpo.scoring.batch import collate, pack
+from a2tgpo.scoring.batch import collate, micro_batches
 from a2tgpo.scoring.beliefs import plan_beliefs
 from a2tgpo.scoring.score import read, token_stats
 from a2tgpo.system.process import configure_process
@@ -58,20 +58,22 @@ def load() -> tuple[RolloutDataModule, A2TGPOModule]:
 def measure(ways: dict[str, Callable[[], object]], floor: int, meter: Meter, rounds: int) -> dict[str, float]:
     """Run every way in turn and print a Markdown table; the first way is the one others are compared with.
 
-    Returns the median seconds of each way."""
+    Returns the median CPU seconds of each way."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     positions = {}
     for _ in range(rounds):
         for name, way in ways.items():
-            meter.positions, start = 0, time.perf_counter()
+            meter.positions, start = 0, time.process_time()
             way()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
             positions[name] = meter.positions
     medians = {name: median(values) for name, values in seconds.items()}
     first = next(iter(medians.values()))
-    print("| way | seconds (median) | ratio | token positions | of the floor |\n|---|---|---|---|---|")
+    print("| way | CPU seconds: median (least to most) | ratio | token positions | of the floor |")
+    print("|---|---|---|---|---|")
     for name, value in medians.items():
-        print(f"| {name} | {value:.3f} | {value / first:.2f} | {positions[name]} | {positions[name] / floor:.2f} |")
+        spread = f"{value:.2f} ({min(seconds[name]):.2f} to {max(seconds[name]):.2f})"
+        print(f"| {name} | {spread} | {value / first:.2f} | {positions[name]} | {positions[name] / floor:.2f} |")
     print()
     return medians
 
@@ -107,29 +109,30 @@ def main() -> None:
     batch = collate(trajectories, policy.pad_id)
     answers = learner.method.signal.answers
     plan = plan_beliefs(trajectories, batch.context_ids, policy.tokenizer, learner.answer_wrapper, answers)
-    queries = plan.queries
-    cached = read(policy, batch, queries, budget).answer_logprobs
+    queries, steps = plan.queries, data.mini_batches([trajectory.group for trajectory in trajectories])
+    cached = read(policy, batch, queries, budget, steps).answer_logprobs
     prefixes = beliefs_prefix_by_prefix(policy, trajectories, queries)
+    print(f"scoring and update of {len(batch)} trajectories in {len(steps)} optimizer steps")
     print(f"scoring: {len(queries)} beliefs, largest difference {float((cached - prefixes).abs().max()):.1e}")
     tokens = int(batch.lengths.sum())
     ways = {
-        "log-probs alone": lambda: read(policy, batch, [], budget),
-        "log-probs and beliefs, cached": lambda: read(policy, batch, queries, budget),
+        "log-probs alone": lambda: read(policy, batch, [], budget, steps),
+        "log-probs and beliefs, cached": lambda: read(policy, batch, queries, budget, steps),
         "one forward per prefix": lambda: (
-            read(policy, batch, [], budget),
+            read(policy, batch, [], budget, steps),
             beliefs_prefix_by_prefix(policy, trajectories, queries),
         ),
         "all prefixes padded": lambda: (
-            read(policy, batch, [], budget),
+            read(policy, batch, [], budget, steps),
             beliefs_all_prefixes(policy, trajectories, queries),
         ),
     }
     scoring = measure(ways, tokens + sum(query.answer.n_input_tokens for query in queries), meter, rounds)
 
     def update() -> None:
-        for rows in pack(batch.lengths.tolist(), budget):
+        for rows in micro_batches(batch.lengths.tolist(), budget, steps):
             part = batch.rows(rows)
-            token_stats(policy, part.input_ids, part.turn_ids).logprobs.sum().backward()
+            token_stats(policy, part.input_ids, part.turn_ids, with_entropy=False).logprobs.sum().backward()
 
     print("update: forward and backward over the rollout set")
     update_seconds = measure({"micro-batches": update}, tokens, meter, rounds)["micro-batches"]

@@ -74,7 +74,7 @@ def test_memory_by_hand():
         "gradients": 400,
         "optimizer": 800,
         "rollout": 2 * 6 * 12 * (2 * 2 * 2 * 2 * 2),  # sessions × positions × (k, v × layers × heads × size 2 × bytes)
-        "update": (2 + 34) * 20 * 8 * 2 + 5.5 * 20 * 10 * 4,
+        "update": (2 + 34) * 20 * 8 * 2 + 5 * 20 * 10 * 4 + 10 * 8 * 4,
     }
     assert peak(used) == 400 + 200 + 400 + 400 + 800 + max(used["rollout"], used["update"])
 
@@ -91,6 +91,12 @@ def test_memory_of_shards_by_hand():
         "rollout": -(40 * 2 + ends * 4),
         "update": -(20 * (2 * 2 + 4) + ends * (4 + 4)),  # of two layers
     }
+
+
+def test_more_tokens_take_activations_and_no_more_logits():
+    sizes = real("qwen3_4b"), SIZES["qwen3_4b"], SIZES["qwen3_4b"]
+    few, many = (memory(*sizes, replace(PLAN, micro_batch_tokens=n))["update"] for n in (8192, 16384))
+    assert many - few == (36 + 34) * 8192 * 2560 * 2
 
 
 def test_tokens_and_seconds_by_hand():

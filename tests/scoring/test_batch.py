@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a2tgpo.method.aggregations.seq_mean_token_mean import SeqMeanTokenMean
@@ -15,13 +15,14 @@ from a2tgpo.method.method import PAPER
 from a2tgpo.method.ratios.sequence import SequenceRatio
 from a2tgpo.method.ratios.token import TokenRatio
 from a2tgpo.method.ratios.turn import TurnRatio
-from a2tgpo.scoring.batch import PER_TOKEN, collate, micro_batches, pack, token_positions
+from a2tgpo.scoring.batch import PADDING, PER_TOKEN, collate, micro_batches, pack, token_positions
 from a2tgpo.scoring.score import token_stats
 from tests.helpers.build import build_trajectory
 from tests.helpers.ranks import on_ranks
 
 SEARCH, FOUND, ANSWER = "<search> director of Bemi</search>", "<result> Varo Tano.</result>", "<answer> Varo</answer>"
 LENGTHS = st.lists(st.integers(1, 60), max_size=30)
+BUDGETS = st.integers(1, 200)
 
 
 @pytest.fixture
@@ -56,32 +57,75 @@ def tensors(batch):
 # ---- Micro-batches ---------------------------------------------------------------------------------------------------
 
 
-@given(LENGTHS, st.integers(1, 200), st.integers(1, 12))
+def forwarded(lengths, parts):
+    return token_positions(lengths, parts)["forwarded"]
+
+
+@given(LENGTHS, BUDGETS, st.integers(1, 12))
 def test_every_row_is_packed_once(lengths, budget, at_least):
     bins = pack(lengths, budget, at_least)
     assert sorted(row for rows in bins for row in rows) == list(range(len(lengths)))
     assert all(bins)
 
 
-@given(LENGTHS, st.integers(1, 200), st.integers(1, 12))
+@given(LENGTHS, BUDGETS, st.integers(1, 12))
 def test_a_micro_batch_keeps_the_budget_padding_included(lengths, budget, at_least):
     for rows in pack(lengths, budget, at_least):
         assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
 
 
-@given(LENGTHS, st.integers(1, 200), st.integers(1, 40))
+@given(LENGTHS, BUDGETS, st.integers(1, 12))
+def test_padding_is_a_small_share_of_the_tokens(lengths, budget, at_least):
+    assert forwarded(lengths, pack(lengths, budget, at_least)) <= (1 + PADDING) * sum(lengths)
+
+
+@given(LENGTHS, BUDGETS, st.integers(1, 40))
 def test_there_are_as_many_micro_batches_as_asked_for(lengths, budget, at_least):
     needed = len(pack(lengths, budget))
     assert len(pack(lengths, budget, at_least)) == max(needed, min(at_least, len(lengths)))
+
+
+def ways_to_cut(rows):
+    """Every partition of a list."""
+    if not rows:
+        yield []
+    for others in ways_to_cut(rows[1:]) if rows else ():
+        yield [rows[:1], *others]
+        for i, part in enumerate(others):
+            yield [*others[:i], [rows[0], *part], *others[i + 1 :]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=7), BUDGETS, st.integers(1, 8))
+def test_no_way_to_cut_has_fewer_micro_batches_or_as_many_with_less_padding(lengths, budget, at_least):
+    ways = [
+        (len(parts), forwarded(lengths, parts))
+        for parts in ways_to_cut(list(range(len(lengths))))
+        if all(len(part) == 1 or forwarded(lengths, [part]) <= budget for part in parts)
+    ]
+    allowed = [way for way in ways if way[0] >= min(at_least, len(lengths)) and way[1] <= (1 + PADDING) * sum(lengths)]
+    parts = pack(lengths, budget, at_least)
+    assert (len(parts), forwarded(lengths, parts)) == min(allowed)
+
+
+@given(st.integers(0, 1000), st.sampled_from([16, 64, 256]), st.sampled_from([0.3, 0.7, 1.2]))
+@settings(max_examples=30, deadline=None)
+def test_log_normal_lengths_are_hardly_padded_in_few_micro_batches(seed, n, spread):
+    noise = torch.Generator().manual_seed(seed)
+    lengths = (300 * (spread * torch.randn(n, generator=noise)).exp()).long().clamp(10, 8192).tolist()
+    parts = pack(lengths, 8192)
+    assert forwarded(lengths, parts) <= 1.05 * sum(lengths)
+    assert len(parts) <= sum(lengths) / 8192 + 25
 
 
 @pytest.mark.parametrize(
     ("lengths", "budget", "at_least", "expected"),
     [
         ([5, 9, 5, 2], 10, 1, [[1], [0, 2], [3]]),
-        ([5, 9, 5, 2], 100, 1, [[1, 0, 2, 3]]),
-        ([5, 9, 5, 2], 100, 2, [[1, 2], [0, 3]]),
-        ([5, 9, 5, 2], 1, 1, [[1], [0], [2], [3]]),
+        ([5, 9, 5, 2], 100, 1, [[1], [0, 2], [3]]),
+        ([50, 48, 50, 47], 1000, 1, [[0, 2, 1, 3]]),
+        ([50, 48, 50, 47], 1000, 2, [[0, 2], [1, 3]]),
+        ([50, 48, 50, 47], 100, 1, [[0, 2], [1, 3]]),
+        ([50, 48, 50, 47], 1, 1, [[0], [2], [1], [3]]),
         ([5, 9], 100, 7, [[1], [0]]),
         ([], 10, 3, []),
     ],
@@ -91,8 +135,8 @@ def test_packing_by_hand(lengths, budget, at_least, expected):
 
 
 def test_rows_of_like_length_share_a_micro_batch():
-    lengths = [40, 1, 39, 2, 38, 3]
-    assert [sorted(lengths[row] for row in rows) for rows in pack(lengths, 120)] == [[38, 39, 40], [1, 2, 3]]
+    lengths = [40, 2, 39, 2, 38, 2]
+    assert [sorted(lengths[row] for row in rows) for rows in pack(lengths, 120)] == [[38, 39, 40], [2, 2, 2]]
 
 
 # ---- Rows ------------------------------------------------------------------------------------------------------------
@@ -239,6 +283,7 @@ def test_token_positions_with_and_without_padding():
 
 
 def test_as_many_micro_batches_as_ranks_need_are_counted_as_they_run():
-    lengths = [100, 90, 80, 10, 10, 10]
-    assert token_positions(lengths, pack(lengths, 600))["forwarded"] == 600
-    assert token_positions(lengths, pack(lengths, 600, at_least=3))["forwarded"] == 550
+    lengths = [100, 99, 99, 96, 96]
+    assert forwarded(lengths, pack(lengths, 600)) == 500
+    assert forwarded(lengths, pack(lengths, 600, at_least=2)) == 300 + 192
+    assert forwarded(lengths, pack(lengths, 600, at_least=3)) == 100 + 198 + 192

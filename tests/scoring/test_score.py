@@ -121,7 +121,8 @@ def test_answers_in_the_models_own_memory_are_those_of_the_block(policy, traject
 
 
 def test_by_segments_a_shared_beginning_is_read_once_and_what_lies_behind_the_last_context_never(policy, trajectories):
-    group, forwarded = trajectories[:3], []
+    group, forwarded = trajectories[:2], []
+    assert len(pack([len(t.token_ids) for t in group], ALL_ROWS)) == 1
     batch, queries = collate(group, policy.pad_id), plan(policy, group).queries
     policy.model.register_forward_pre_hook(
         lambda module, args, kwargs: forwarded.append(args[0].numel()), with_kwargs=True
@@ -164,6 +165,15 @@ def test_the_same_number_of_forward_passes_whichever_rows_are_asked_about(policy
         counts.append(len(forwards))
     assert counts == [10, 10]  # two for each of five rows
     close(answers, read(policy, batch, queries, ALL_ROWS).answer_logprobs[[queries.index(query) for query in few]])
+
+
+def test_rows_that_nobody_asks_about_are_not_read_on(policy, trajectories):
+    same = [replace(trajectories[0], sample=i) for i in range(4)]
+    batch, queries = collate(same, policy.pad_id), plan(policy, same, 2).queries
+    assert {query.row for query in queries} == {0}
+    reading = read(policy, batch, queries, ALL_ROWS)
+    assert reading.positions["forwarded"] == reading.positions["useful"]
+    close(reading.answer_logprobs, read(policy, batch.rows([0]), queries, ALL_ROWS).answer_logprobs)
 
 
 @pytest.mark.parametrize("token_budget", [ONE_ROW, 180, ALL_ROWS])

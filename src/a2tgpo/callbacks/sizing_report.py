@@ -66,8 +66,9 @@ class SizingReport(Callback):
         )
         table.add_column("memory")
         table.add_column("GiB", justify="right")
+        activations = "computed again" if plan.gradient_checkpointing else "kept"
         for name, size in used.items():
-            table.add_row(name, f"{size / GIB:.1f}")
+            table.add_row(f"update, activations {activations}" if name == "update" else name, f"{size / GIB:.1f}")
         table.add_row(
             "peak (rollout and update do not overlap)", f"{peak(used) / GIB:.1f} of {hardware.memory_gib:.0f}"
         )
@@ -76,6 +77,7 @@ class SizingReport(Callback):
             "fits"
             if peak(used) <= USABLE * hardware.memory_gib * GIB
             else "does not fit: an adapter, trainer=fsdp, smaller micro-batches or fewer sessions"
+            + (", activations computed again" if not plan.gradient_checkpointing else "")
         )
         table = Table(title=f"one iteration on {hardware.devices} × {hardware.name}, episodes at their limits")
         for column in ("phase", "million tokens", "seconds at least"):

@@ -19,7 +19,7 @@ from a2tgpo.environments.tool_use import ToolUse
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.start import TRAINING_NOISE
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
-from a2tgpo.scoring.batch import RolloutBatch, micro_batches
+from a2tgpo.scoring.batch import RolloutBatch, micro_batches, token_positions
 from a2tgpo.training.datamodule import RolloutDataModule
 from a2tgpo.training.metrics import Movement
 from a2tgpo.training.module import A2TGPOModule
@@ -101,11 +101,12 @@ class Check:
         yield from beliefs(found, gain_of(learner.method), resolution)
 
     def _step(self, batch: RolloutBatch) -> tuple[Movement, float, int]:
-        """Loss and gradient of the first micro-batch of an optimizer step; seconds and tokens of it."""
+        """Loss and gradient of the largest micro-batch of an optimizer step; seconds and tokens of it."""
         learner = self.learner
         weight = learner.method.weigh(batch.turn_ids, batch.old_logprobs, batch.rollout_logprobs)
         lengths = batch.lengths.tolist()
-        rows = micro_batches(lengths, learner.micro_batch_tokens)[0]
+        cut = micro_batches(lengths, learner.micro_batch_tokens)
+        rows = max(cut, key=lambda rows: token_positions(lengths, [rows])["forwarded"])
         part = replace(batch, loss_weight=weight).rows(rows).to(learner.device)
         began = time.perf_counter()
         learner.model.train()

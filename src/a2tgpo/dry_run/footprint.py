@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig
 
+from a2tgpo.scoring.projection import CHUNK_BYTES
 from a2tgpo.system.settings import require_all
 
 GIB = 2**30
@@ -15,8 +16,8 @@ ADAM_BYTES = 8
 """Two float32 moments a trained parameter."""
 ACTIVATION_COPIES = 34
 """Hidden states that a layer keeps for its backward pass, in units of tokens × hidden size, without checkpointing."""
-LOGIT_COPIES = 5.5
-"""Logits in bf16 and in float32, their softmax and gradients: what a backward pass was measured to hold at once."""
+LOGIT_COPIES = 5
+"""Logits of a chunk, their softmax and gradients: what a backward pass was measured to hold at once."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) ->
     per_position = 2 * layers * cached_heads * head_size * plan.compute_bytes
     copies = 1 if plan.gradient_checkpointing else ACTIVATION_COPIES
     activations = (layers * copies + ACTIVATION_COPIES) * plan.micro_batch_tokens * hidden * plan.compute_bytes
+    logits = min(4 * plan.micro_batch_tokens * real.vocab_size, CHUNK_BYTES)
+    head = 4 * real.vocab_size * hidden  # in float32: the sum of its chunks' gradients, or a copy of frozen weights
     trained_bytes = 4 if trained < parameters else plan.weight_bytes  # adapters are float32
     return {
         "weights": parameters * plan.weight_bytes,
@@ -74,7 +77,7 @@ def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) ->
         "gradients": trained * trained_bytes,
         "optimizer": trained * ADAM_BYTES,
         "rollout": 2 * plan.max_sessions * (plan.prompt_tokens + plan.response_tokens) * per_position,
-        "update": activations + LOGIT_COPIES * plan.micro_batch_tokens * real.vocab_size * 4,
+        "update": activations + LOGIT_COPIES * logits + head,
     }
 
 

@@ -29,8 +29,9 @@ class WithoutAdapter(torch.nn.Module):
         return self.adapted.device
 
     def get_output_embeddings(self) -> torch.nn.Module:
-        """The layer that projects to the vocabulary."""
-        return self.adapted.get_output_embeddings()
+        """The layer that projects to the vocabulary, without its adapter."""
+        head = self.adapted.get_output_embeddings()
+        return getattr(head, "base_layer", getattr(head, "original_module", head))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward."""

@@ -7,10 +7,12 @@ are padded on the right. Every `*_mask` is True where something counts. `turn_id
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from a2tgpo.method.turns import TurnCredit
 from a2tgpo.rollouts.trajectory import Trajectory
@@ -157,8 +159,10 @@ def micro_batches(lengths: Sequence[int], budget: int, mini_batches: Sequence[Se
     cut = []
     for rows in mini_batches or [range(len(lengths))]:
         own = [lengths[row] for row in rows]
-        needed = max_over_ranks(len(pack(own, budget)))
-        parts = pack(own, budget, at_least=needed)
+        parts = pack(own, budget)
+        needed = max_over_ranks(len(parts))
+        if needed > len(parts):
+            parts = pack(own, budget, at_least=needed)
         cut += [[rows[i] for i in part] for part in parts] + [[]] * (needed - len(parts))
     return cut
 
@@ -170,20 +174,38 @@ def token_positions(lengths: Sequence[int], micro_batches: Sequence[Sequence[int
     return Counter(forwarded=forwarded, useful=sum(lengths[i] for rows in micro_batches for i in rows))
 
 
-def pack(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
-    """Cut rows into micro-batches of at most `budget` tokens, padding included (a longer row stands alone).
+PADDING = 0.05
+"""Padded positions of a mini-batch are at most this share of its tokens, however many micro-batches that takes."""
 
-    Rows are sorted by length, so that little is padding. Returns at least `at_least` micro-batches where there are
-    rows enough.
+
+def pack(lengths: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
+    """Cut rows into the fewest micro-batches of at most `budget` positions (a longer row stands alone) that hold
+    padding to PADDING, and of those ways the one with the least padding.
+
+    Returns at least `at_least` micro-batches where there are rows enough, the longest rows first.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    bins: list[list[int]] = []
-    for i in order:
-        if not bins or (len(bins[-1]) + 1) * lengths[bins[-1][0]] > budget:
-            bins.append([])
-        bins[-1].append(i)
-    while len(bins) < min(at_least, len(lengths)):
-        largest = max(bins, key=len)
-        bins.remove(largest)
-        bins += [largest[::2], largest[1::2]]
-    return bins
+    borders = _borders([lengths[i] for i in order], budget, min(at_least, len(order)))
+    return [order[start:end] for start, end in pairwise(borders)]
+
+
+def _borders(lengths: Sequence[int], budget: int, at_least: int) -> list[int]:
+    """Where rows, the longest first, are cut: f_k(j) = min_i f_{k−1}(i) + (j − i)·l_i are the positions that the first
+    j rows take in k micro-batches."""
+    if not lengths:
+        return []
+    n, longest = len(lengths), torch.tensor(lengths, dtype=torch.float64)
+    size = torch.arange(1, min(n, max(1, budget // lengths[-1])) + 1)
+    start = torch.arange(1, n + 1)[:, None] - size  # of a micro-batch by its end and size
+    positions = size * longest[start.clamp(min=0)]
+    positions[(start < 0) | ((positions > budget) & (size > 1))] = torch.inf
+    taken, sizes = torch.full((n + 1,), torch.inf, dtype=torch.float64), []
+    taken[0] = 0
+    while len(sizes) < at_least or taken[-1] > (1 + PADDING) * longest.sum():
+        least, choice = (taken[start.clamp(min=0)] + positions).min(1)
+        taken = F.pad(least, (1, 0), value=torch.inf)
+        sizes.append(choice + 1)
+    borders = [n]
+    for of_last in reversed(sizes):
+        borders.append(borders[-1] - int(of_last[borders[-1] - 1]))
+    return borders[::-1]

@@ -195,16 +195,16 @@ def answer_logprobs(policy: Policy, cache: Cache, block: AnswerBlock) -> Float[T
     cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(len(block.ids), -1)
     key_positions = torch.cat([cached, block.position_ids], dim=1)
     with float32_arithmetic(policy):
-        logits = predict(
+        logprobs, _ = predict(
             policy,
             block.row,
             block.column,
+            block.target,
             block.ids,
             attention_mask=policy.attention_mask(block.mask, block.position_ids, key_positions),
             position_ids=block.position_ids,
             past_key_values=cache,
             use_cache=True,
         )
-    logprobs = logits.gather(-1, block.target[:, None])[:, 0] - logits.logsumexp(-1)
     n_tokens = torch.bincount(block.query)
     return (logprobs.new_zeros(len(n_tokens)).index_add(0, block.query, logprobs) / n_tokens).cpu()

@@ -48,17 +48,19 @@ def token_stats(
     attention keeps it out of sight. `cache` is filled on the way.
     """
     row, column = (turn_ids >= 0).nonzero(as_tuple=True)
-    logits = predict(policy, row, column - 1, input_ids, past_key_values=cache, use_cache=cache is not None)
-    if policy.temperature != 1.0:  # spares a copy of the logits
-        logits = logits / policy.temperature
-    normaliser = logits.logsumexp(-1)
-    selected = logits.gather(-1, input_ids[row, column, None])[:, 0] - normaliser
-    entropy = torch.zeros_like(selected)
-    if with_entropy:
-        with torch.no_grad():
-            entropy = normaliser - (logits.softmax(-1) * logits).sum(-1)
-    zeros = selected.new_zeros(turn_ids.shape)
-    return TokenStats(zeros.index_put((row, column), selected), zeros.index_put((row, column), entropy))
+    logprobs, entropy = predict(
+        policy,
+        row,
+        column - 1,
+        input_ids[row, column],
+        input_ids,
+        temperature=policy.temperature,
+        with_entropy=with_entropy,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    zeros = logprobs.new_zeros(turn_ids.shape)
+    return TokenStats(zeros.index_put((row, column), logprobs), zeros.index_put((row, column), entropy))
 
 
 def queries_of_rows(rows: Sequence[int], queries: Sequence[AnswerQuery], asked: bool) -> list[AnswerQuery]:
@@ -114,7 +116,10 @@ def read(
             entropy[rows, : part.turn_ids.shape[1]] = stats.entropy.cpu()
             positions.update(token_positions(lengths, [own]))
             if cache is not None:
-                block = build_answer_block(here, [place[q.row] for q in here], len(rows), cache.get_seq_length())
+                asked_rows = sorted({place[query.row] for query in here})
+                cache.batch_select_indices(torch.tensor(asked_rows, device=policy.device))
+                places = [asked_rows.index(place[query.row]) for query in here]
+                block = build_answer_block(here, places, len(asked_rows), cache.get_seq_length())
                 answers[asked] = answer_logprobs(policy, cache, block)[: len(asked)]
                 read_tokens = sum(queries[n].answer.n_input_tokens for n in asked)
                 positions.update(forwarded=block.ids.numel(), useful=read_tokens)

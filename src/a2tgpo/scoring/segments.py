@@ -53,10 +53,10 @@ def _answer_logprobs(policy: Policy, memory: Memory, answers: Sequence[EncodedAn
     total = torch.zeros(len(answers))
     for part in strides(policy, memory, width):
         here = (column >= part.start) & (column < part.stop)
-        piece, at = ids[:, part].to(policy.device), (row[here], column[here] - part.start)
+        piece, wanted = ids[:, part].to(policy.device), target[here].to(policy.device)
+        options = memory.options(policy, piece.shape[1])
         with float32_arithmetic(policy):
-            logits = predict(policy, *at, piece, **memory.options(policy, piece.shape[1]))
-        logprobs = logits.log_softmax(-1).gather(-1, target[here, None].to(logits.device))[:, 0]
+            logprobs, _ = predict(policy, row[here], column[here] - part.start, wanted, piece, **options)
         total.index_add_(0, row[here], logprobs.cpu())
         memory = memory.after(piece.shape[1])
     return total / torch.bincount(row)
