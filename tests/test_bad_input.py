@@ -54,6 +54,7 @@ class NoPassages:
 
 
 SEARCHING = (
+    *("~data.engine.max_sessions", "~data.engine.deterministic"),
     "data.engine._target_=a2tgpo.engines.scripted.ScriptedEngine",
     "+data.engine.script._target_=tests.test_bad_input.AlwaysSearch",
 )

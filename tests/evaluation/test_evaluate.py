@@ -191,6 +191,7 @@ def test_useful_calls_are_told_where_the_questions_say_what_they_rest_on(evaluat
         *("data=search_qa", "data/dialect=text_tags", "data/retriever=bm25", "data.environment.tools.search.topk=1"),
         *(f"data.tasks.test={tmp_path}/own.json", f"data.retriever.corpus_path={tmp_path}/corpus.jsonl"),
         *(f"data.retriever.cache_dir={tmp_path}/index", "data.engine._target_=a2tgpo.engines.scripted.ScriptedEngine"),
+        *("~data.engine.max_sessions", "~data.engine.deterministic"),
         "+data.engine.script._target_=tests.evaluation.test_evaluate.SearchesOnce",
         *("data.module.max_prompt_tokens=64", "data.module.max_response_tokens=64"),
     )

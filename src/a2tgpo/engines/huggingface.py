@@ -74,12 +74,12 @@ class Usage:
     """How well the machine was used."""
 
     places: int = 0
-    """Rows that its steps could have had: of the open sessions as many as are sampled side by side."""
+    """Rows that its steps could have had: of the sessions that were open when the batch was made as many as are sampled
+    side by side."""
     taken: int = 0
     """Rows that they had, less finished ones."""
     idle: float = 0.0
     """Seconds in which it waited for tools."""
-    began: float = field(default_factory=time.perf_counter)
 
 
 class HuggingFaceEngine:
@@ -91,8 +91,8 @@ class HuggingFaceEngine:
     there goes on. The history is never read again: each turn only the tool result and the last sampled token are fed.
     """
 
-    def __init__(self, max_sessions: int, deterministic: bool | None) -> None:
-        """Without `deterministic` it is so on the CPU."""
+    def __init__(self, max_sessions: int, deterministic: bool | str) -> None:
+        """`deterministic` may be `auto`: on the CPU."""
         require_all({"max_sessions": max_sessions, "deterministic": deterministic}, "data.engine")
         self.max_sessions, self.deterministic = max_sessions, deterministic
         self.usage = Usage()
@@ -101,6 +101,8 @@ class HuggingFaceEngine:
         self._open: dict[Session, None] = {}
         self._asked: dict[Session, Row] = {}
         """Rows whose action is not finished."""
+        self._places = 0
+        """Rows that the batch could have had when it was made."""
         self._sampling: asyncio.Task | None = None
         self._changed = asyncio.Event()
         self._matchers: dict[tuple[str, ...], StopStringMatcher] = {}
@@ -144,11 +146,10 @@ class HuggingFaceEngine:
         self._changed.set()
 
     def take_usage(self) -> dict[str, float]:
-        """Share of the rows its steps could have had that they had, and share of the time in which it waited for tools,
-        since it was asked last."""
+        """Share of the rows its steps could have had that they had, and seconds in which it waited for tools, since it
+        was asked last."""
         used, self.usage = self.usage, Usage()
-        seconds = self.usage.began - used.began
-        return {"engine/places_taken": used.taken / max(used.places, 1), "engine/idle_share": used.idle / seconds}
+        return {"engine/places_taken": used.taken / max(used.places, 1), "seconds/idle": used.idle}
 
     # ---- who is sampled together -------------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class HuggingFaceEngine:
 
     @property
     def _is_deterministic(self) -> bool:
-        return self._policy.device.type == "cpu" if self.deterministic is None else self.deterministic
+        return self._policy.device.type == "cpu" if self.deterministic == "auto" else bool(self.deterministic)
 
     async def _wait(self) -> None:
         """Until those are there who go on together."""
@@ -207,6 +208,7 @@ class HuggingFaceEngine:
     def _made_anew(self, batch: Batch | None, rows: Sequence[Row]) -> tuple[Batch | None, list[Row]]:
         """The batch without its finished rows, and with all that can join, which have the first token of their action
         then."""
+        self._places = min(self.max_sessions, len(self._open))
         left, joining = [i for i, row in enumerate(rows) if row.finish is None], self._next()
         made = [rows[i] for i in left]
         if len({row.sampling.greedy for row in made + joining}) > 1:
@@ -248,7 +250,7 @@ class HuggingFaceEngine:
     def _step(self, batch: Batch, rows: Sequence[Row]) -> None:
         """The next token of every row."""
         unfinished = [row for row in rows if row.finish is None]
-        self.usage.places += min(self.max_sessions, len(self._open))
+        self.usage.places += self._places
         self.usage.taken += len(unfinished)
         for row in unfinished:
             row.length += 1

@@ -33,10 +33,6 @@ class EncodedAnswer:
         return len(self.ids) - 1
 
 
-UNASKED = EncodedAnswer((0, 0), 1)
-"""What is scored where a rank has no answer to score, and others have."""
-
-
 @dataclass(frozen=True)
 class AnswerQuery:
     """How likely is this answer after the first `context` tokens of trajectory `row`?"""

@@ -18,7 +18,14 @@ from a2tgpo.policies.policy import Policy, evaluation_mode
 from a2tgpo.policies.sharding import gather, scatter
 from a2tgpo.rollouts.trajectory import Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, collate, micro_batches, token_positions
-from a2tgpo.scoring.beliefs import UNASKED, AnswerQuery, BeliefPlan, answer_logprobs, build_answer_block, plan_beliefs
+from a2tgpo.scoring.beliefs import (
+    AnswerQuery,
+    BeliefPlan,
+    EncodedAnswer,
+    answer_logprobs,
+    build_answer_block,
+    plan_beliefs,
+)
 from a2tgpo.scoring.projection import predict
 from a2tgpo.scoring.segments import answer_logprobs_by_segments
 from a2tgpo.scoring.without_turns import place, plan_without_turns
@@ -67,7 +74,7 @@ def queries_of_rows(rows: Sequence[int], queries: Sequence[AnswerQuery], asked: 
     """The queries about these rows. Where there are none, but queries are `asked` on any rank, one that nobody asked,
     for the same number of forward passes on every rank."""
     own = [query for query in queries if query.row in rows]
-    return own or [AnswerQuery(rows[0], 1, UNASKED)] * asked
+    return own or [AnswerQuery(rows[0], 1, EncodedAnswer((0, 0), 1))] * asked
 
 
 @dataclass(frozen=True)

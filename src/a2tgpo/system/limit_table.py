@@ -166,7 +166,7 @@ _TABLE: dict[str, dict[str, Limit]] = {
     },
     "data.engine": {
         "max_sessions": COUNT,
-        "deterministic": or_null(FLAG),
+        "deterministic": either(FLAG, choice("auto")),
         "weight_sync": part("data/engine/weight_sync"),
         "weight_sync.directory": TEXT,
         "url": address(),
