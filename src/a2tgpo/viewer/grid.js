@@ -28,7 +28,7 @@ function cell(trajectory, k, turn, measure, extreme, lowest, current, open) {
     class: look === null ? "none" : look.strong ? "strong" : null,
     style: look && `background: ${look.colour}`,
     "aria-label": `trajectory ${trajectory.sample}, turn ${k + 1}: ${measure.name} ${shared ? "shared" : digits(value)}${more ? ` ${more}` : ""}${useful}${lowest ? ", lowest of a failed trajectory" : ""}`,
-    title: `${measure.name} ${digits(value)}${more ? ` ${more}` : ""}\n${turn.action.slice(0, 300)}`,
+    title: `${measure.name} ${digits(value)}${more ? ` ${more}` : ""}\n${[usefulness(turn.useful), turn.action.slice(0, 300)].filter(Boolean).join("\n")}`,
     "aria-current": current ? "true" : null,
     tabindex: current ? "0" : "-1",
     click: open,

@@ -87,7 +87,7 @@ def arithmetic(
     if "ratio" in turn:
         yield f"after    ratio {_n(turn['ratio'])} behind the last step: {clipping(turn)}"
     if turn["useful"] is not None:
-        yield f"useful   {'yes' if turn['useful'] else 'no'}"
+        yield f"useful   {'yes: new' if turn['useful'] else 'no: no new'} evidence of the task"
     yield from (f"failed   {plain(call['tool'])}: {plain(call['why'])}" for call in turn["calls"] if call["why"])
 
 

@@ -6,7 +6,7 @@ function texts(trajectory, chosen, open) {
     const tokens = k === chosen ? tokensOf(turn) : null;
     return el("article", { class: k === chosen ? "chosen" : null },
       el("h3", {}, el("button", { click: () => open(k), "aria-current": k === chosen ? "true" : null }, `turn ${k + 1}`),
-        el("span", { class: "quiet" }, ` Â ${digits(turn.advantage)}${turn.has_gain ? `, gain ${digits(turn.gain)}` : ", no gain"}`,
+        el("span", { class: "quiet", title: usefulness(turn.useful) }, ` Â ${digits(turn.advantage)}${turn.has_gain ? `, gain ${digits(turn.gain)}` : ", no gain"}`,
           turn.useful === null ? "" : turn.useful ? ", ● useful" : ", ○ not useful")),
       tokens === null ? el("pre", { "aria-label": "what the policy wrote" }, turn.action) : shadedText(tokens),
       turn.observation ? el("pre", { class: "result", "aria-label": "tool result" }, turn.observation) : null,
@@ -20,7 +20,7 @@ function steps(trajectory, k, column, made, beside) {
   if (k < trajectory.n_shared) return [["shared", "an earlier trajectory of the group has this turn and its credit", ""]];
   return [...ofGain(trajectory, k, column, made), ...ofAdvantage(trajectory, turn, made), ...ofBounds(turn, made),
     ...ofOthers(turn, beside),
-    ...(turn.useful === null ? [] : [["useful", "known from the task, not seen by the credit", turn.useful ? "yes" : "no"]])];
+    ...(turn.useful === null ? [] : [["useful", "did its result have evidence of the task that the episode had not seen?", turn.useful ? "yes" : "no"]])];
 }
 
 function ofGain(trajectory, k, column, made) {
