@@ -124,6 +124,21 @@ def test_the_ratio_after_the_last_step_and_whether_it_is_clipped(opened):
     )
 
 
+def test_a_ratio_that_moved_against_its_advantage_is_named(opened):
+    lines = group()
+    lines[0]["ratio"], lines[1]["ratio"] = [1.25, 1.000009], [0.75, 1.25, 0.99998]
+    tab = opened({"000001-rank0": lines})
+    said = {}
+    for row, turns in ((0, 2), (1, 3)):
+        for t in range(turns):
+            cell(tab, row, t).click()
+            said[row, t] = tab.locator("#arithmetic p").inner_text()
+    assert said[0, 0].startswith("The turn is pushed less likely: turn credit pushes down by 0.5, outcome pushes down")
+    assert "Yet the update left it more likely, ratio 1.25: other turns and tokens moved it too." in said[0, 0]
+    assert "Yet the update left it less likely, ratio 0.75" in said[1, 0]
+    assert [place for place, words in said.items() if "Yet the update" in words] == [(0, 0), (1, 0), (1, 2)]
+
+
 def test_tokens_are_shaded_by_their_change_and_say_it(opened):
     tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=1")
     tokens = tab.locator("article.chosen .token")

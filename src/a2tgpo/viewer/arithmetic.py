@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
+ROUNDING = 1e-5
+"""Of a ratio, from fp32 log-probs: one that is nearer to 1 has not moved."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -66,7 +69,8 @@ def explain(
     """The trajectories of one group with the terms of their turns, and its turn groups: mean, σ (population), n.
 
     Terms of a turn: `d` and `n` (eq. 7, n counts the gains to come), `turn_credit` (α·D/√n), `outcome_advantage` (R̂,
-    what the advantage has beside it), `clip_scale` (c, eq. 11). None where the composition has no such term or the file
+    what the advantage has beside it), `clip_scale` (c, eq. 11). `moved_against`: did the ratio move against the sign of
+    the advantage? None where the composition has no such term or the file
     does not tell.
     """
     n_turns = max((len(t["turns"]) for t in trajectories), default=0)
@@ -100,8 +104,14 @@ def _turns(trajectory: Mapping[str, Any], made_of: Composition) -> list[dict[str
         turn_credit = turn.get("turn_credit", turn_credit)
         rest = None if turn_credit is None or t < trajectory["n_shared"] else turn["advantage"] - turn_credit
         terms = {"d": d, "n": len(later), "turn_credit": turn_credit, "outcome_advantage": rest}
-        told.append({**turn, **terms, "clip_scale": _scale(turn, made_of)})
+        terms |= {"clip_scale": _scale(turn, made_of), "moved_against": _moved_against(turn)}
+        told.append({**turn, **terms})
     return told
+
+
+def _moved_against(turn: Mapping[str, Any]) -> bool:
+    moved = turn.get("ratio", 1.0) - 1
+    return abs(moved) > ROUNDING and moved * turn["advantage"] < 0
 
 
 def _scale(turn: Mapping[str, Any], made_of: Composition) -> float | None:

@@ -32,7 +32,7 @@ function blameLine(trajectory, open) {
 /** Where the credit goes against what the task knows of a call. */
 function against(turn) {
   const advantage = Number(turn.advantage);
-  if (turn.useful === false && advantage > 0) return " The task knows that its call was not useful, and yet it is made more likely.";
-  if (turn.useful && advantage < 0) return " The task knows that its call was useful, and yet it is made less likely.";
+  if (turn.useful === false && advantage > 0) return " The task knows that its call was not useful, and yet it is pushed more likely.";
+  if (turn.useful && advantage < 0) return " The task knows that its call was useful, and yet it is pushed less likely.";
   return "";
 }

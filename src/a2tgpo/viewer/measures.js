@@ -2,7 +2,7 @@
 
 const MEASURES = {
   advantage: { name: "advantage Â", middle: 0, of: (t) => t.advantage,
-    means: "What the policy learns from the turn: blue makes it more likely, orange less." },
+    means: "What the policy learns from the turn: blue pushes it to be more likely, orange less." },
   turn_credit: { name: "turn credit", middle: 0, of: (t) => t.turn_credit,
     means: "The part of Â that is the turn's own; the rest, R̂, is the outcome's and the same for the whole trajectory." },
   normalized_gain: { name: "normalized gain îg", middle: 0, of: (t) => (t.has_gain ? t.normalized_gain : null),
@@ -12,7 +12,7 @@ const MEASURES = {
   clip_scale: { name: "clip scale c", middle: 1, of: (t) => t.clip_scale,
     means: "By how much the ratio may move further (blue) or less far (orange) than at a turn without a gain." },
   ratio: { name: "ratio after the last step", middle: 1, of: (t) => t.ratio ?? null, more: (t) => (t.clipped ? "clipped" : ""),
-    means: "How much likelier the iteration's steps made the turn, by its ratio: blue likelier, orange less likely." },
+    means: "What the iteration's steps made of the turn, by its ratio: blue likelier, orange less likely. Other turns and tokens move it too." },
   oracle: { name: "oracle A*", middle: 0, of: (t) => t.oracle_advantage ?? null,
     more: (t) => (t.oracle_error === null ? "" : `± ${short(t.oracle_error, false)}`),
     means: "What the turn changed in the mean outcome of forks, and the standard error: the truth, where it is more than two errors." },

@@ -105,12 +105,18 @@ function ofOthers(turn, beside) {
 
 /** In a sentence, where the advantage comes from. */
 function verdict(turn) {
-  const way = (x) => (Number(x) > 0 ? "pushes up by" : "pulls down by");
+  const way = (x) => (Number(x) > 0 ? "pushes up by" : "pushes down by");
   const pulls = [["turn credit", turn.turn_credit], ["outcome", turn.outcome_advantage]]
     .filter(([, x]) => x !== null && Number(x) !== 0).map(([name, x]) => `${name} ${way(x)} ${digits(Math.abs(x))}`);
   const advantage = Number(turn.advantage);
-  const learned = advantage > 0 ? "The turn is made more likely" : advantage < 0 ? "The turn is made less likely" : "Nothing is learned from the turn";
-  return `${learned}${pulls.length ? `: ${pulls.join(", ")}` : ""}.${against(turn)}`;
+  const learned = advantage > 0 ? "The turn is pushed more likely" : advantage < 0 ? "The turn is pushed less likely" : "Nothing is learned from the turn";
+  return `${learned}${pulls.length ? `: ${pulls.join(", ")}` : ""}.${moved(turn)}${against(turn)}`;
+}
+
+/** That the ratio went the other way, where it did. */
+function moved(turn) {
+  if (!turn.moved_against) return "";
+  return ` Yet the update left it ${Number(turn.ratio) < 1 ? "less" : "more"} likely, ratio ${digits(turn.ratio)}: other turns and tokens moved it too.`;
 }
 
 /** These steps as a table. */
