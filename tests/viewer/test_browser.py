@@ -185,11 +185,11 @@ def test_where_nothing_tells_the_turns_apart_that_is_said(opened):
     )
 
 
-def test_a_credit_that_goes_against_the_truth_is_named(opened):
+def test_a_credit_that_goes_against_the_usefulness_is_named(opened):
     lines = group()
     lines[0]["advantage"][0] = 0.5
     tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
-    assert "The task knows that its call was not useful" in tab.locator("#arithmetic p").inner_text()
+    assert "Yet its call was not useful (○)." in tab.locator("#arithmetic p").inner_text()
 
 
 def test_forks_stand_beside_the_credit(opened, tmp_path):
@@ -202,6 +202,7 @@ def test_forks_stand_beside_the_credit(opened, tmp_path):
     shown = steps(tab)
     assert (shown["value before"], shown["oracle A*"], shown["error of A*"]) == ("0.5", "-0.25", "0.0625")
     assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-1.50", "|", "-0.25"]
+    assert "Forks: A* -0.25 ± 0.0625 agrees with the sign of Â." in tab.locator("#arithmetic p").inner_text()
     assert "lowest oracle A*, -0.25, two errors below 0: turn 1" in tab.locator("#blame").inner_text()
     tab.select_option("#measure", "oracle")
     assert cell(tab, 1, 0).inner_text().split() == ["●", "+0.13", "±", "0.06"]

@@ -34,7 +34,10 @@ def test_the_arithmetic_of_a_turn(tmp_path, capsys):
         "    useful   yes: new evidence of the task",
         "  ",
     ]
-    assert "    after    ratio 0.98413 behind the last step: clipped\n    useful   no: no new evidence of the task\n" in text
+    assert (
+        "    after    ratio 0.98413 behind the last step: clipped\n    useful   no: no new evidence of the task\n"
+        in text
+    )
     assert "Â = α·D/√n + R̂ = -0.5 + -1 = -1.5" in text
     assert "iteration 1, rank 0, group 0: Who rules Kinu?\naccepted: Nore\n2 trajectories, 1 solved" in text
 

@@ -1,4 +1,4 @@
-// What speaks against the turns of a failed trajectory, and where a credit goes against the truth.
+// What speaks against the turns of a failed trajectory.
 
 const FELL = 0.01;  // a belief that fell by less says nothing
 
@@ -27,12 +27,4 @@ function blameLine(trajectory, open) {
   const said = blame(trajectory).map(([what, about]) => [`${what}: `, ...links(about)]);
   if (!trajectory.solved && trajectory.turns.length > 1 && least(trajectory, MEASURES.advantage) < 0) said.unshift(["nothing in the credit, which is the same for all"]);
   return said.length ? el("p", { id: "blame" }, el("strong", {}, "What speaks against its turns: "), said.map((one, i) => [i ? " · " : "", ...one]).flat()) : null;
-}
-
-/** Where the credit goes against what the task knows of a call. */
-function against(turn) {
-  const advantage = Number(turn.advantage);
-  if (turn.useful === false && advantage > 0) return " The task knows that its call was not useful, and yet it is pushed more likely.";
-  if (turn.useful && advantage < 0) return " The task knows that its call was useful, and yet it is pushed less likely.";
-  return "";
 }

@@ -15,7 +15,7 @@ const MEASURES = {
     means: "What the iteration's steps made of the turn, by its ratio: blue likelier, orange less likely. Other turns and tokens move it too." },
   oracle: { name: "oracle A*", middle: 0, of: (t) => t.oracle_advantage ?? null,
     more: (t) => (t.oracle_error === null ? "" : `± ${short(t.oracle_error, false)}`),
-    means: "What the turn changed in the mean outcome of forks, and the standard error: the truth, where it is more than two errors." },
+    means: "What the turn changed in the mean outcome of forks, and its standard error: within two errors of 0 it says nothing." },
   beside: { name: "the other credit's Â", middle: 0, of: (t) => t.beside ?? null,
     means: "What the credit beside would have given to the turn." },
   disagreement: { name: "difference of the credits", middle: 0, of: (t) => t.disagreement ?? null,

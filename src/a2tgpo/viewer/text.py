@@ -88,16 +88,24 @@ def arithmetic(
         against = ", moved against Â (other turns and tokens moved it too)" if turn["moved_against"] else ""
         yield f"after    ratio {_n(turn['ratio'])} behind the last step: {clipping(turn)}{against}"
     if turn["useful"] is not None:
-        yield f"useful   {'yes: new' if turn['useful'] else 'no: no new'} evidence of the task"
+        against = "; Â goes against it" if turn["contradicts"] == "usefulness" else ""
+        yield f"useful   {'yes: new' if turn['useful'] else 'no: no new'} evidence of the task{against}"
     yield from (f"failed   {plain(call['tool'])}: {plain(call['why'])}" for call in turn["calls"] if call["why"])
 
 
 def beside(turn: Mapping[str, Any], other: str) -> Iterator[str]:
     """What forks and another credit say of the turn, a line each."""
     if "oracle_advantage" in turn:
-        yield f"oracle   A* = {_n(turn['oracle_advantage'])} ± {_n(turn['oracle_error'])}"
+        yield f"oracle   A* = {_n(turn['oracle_advantage'])} ± {_n(turn['oracle_error'])}{_agrees(turn)}"
     if other:
         yield f"beside   Â = {_n(turn['beside'])} by {plain(other)}"
+
+
+def _agrees(turn: Mapping[str, Any]) -> str:
+    sign = turn["oracle_sign"]
+    if not sign or not turn["advantage"]:
+        return ", within two errors of 0" if sign == 0 else ""
+    return ", contradicts the sign of Â" if turn["contradicts"] else ", agrees with the sign of Â"
 
 
 def clipping(turn: Mapping[str, Any]) -> str:

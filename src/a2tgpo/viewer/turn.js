@@ -90,10 +90,8 @@ function ofBounds(turn, made) {
 function ofOthers(turn, beside) {
   const rows = [];
   if (turn.oracle_advantage !== undefined) {
-    const sure = Math.abs(turn.oracle_advantage) > 2 * turn.oracle_error;
-    const agrees = Math.sign(turn.oracle_advantage) === Math.sign(turn.advantage) ? "Â has its sign" : "Â has not its sign";
     rows.push(["value before", "V: mean outcome of forks of the state", digits(turn.value)]);
-    rows.push(["oracle A*", `V after − V before; ${sure ? agrees : "within two errors of 0"}`, digits(turn.oracle_advantage)]);
+    rows.push(["oracle A*", "V after − V before", digits(turn.oracle_advantage)]);
     rows.push(["error of A*", "standard error over forks", digits(turn.oracle_error)]);
   }
   if (turn.beside !== undefined) {
@@ -110,13 +108,24 @@ function verdict(turn) {
     .filter(([, x]) => x !== null && Number(x) !== 0).map(([name, x]) => `${name} ${way(x)} ${digits(Math.abs(x))}`);
   const advantage = Number(turn.advantage);
   const learned = advantage > 0 ? "The turn is pushed more likely" : advantage < 0 ? "The turn is pushed less likely" : "Nothing is learned from the turn";
-  return `${learned}${pulls.length ? `: ${pulls.join(", ")}` : ""}.${moved(turn)}${against(turn)}`;
+  return `${learned}${pulls.length ? `: ${pulls.join(", ")}` : ""}.${moved(turn)}${held(turn)}`;
 }
 
 /** That the ratio went the other way, where it did. */
 function moved(turn) {
   if (!turn.moved_against) return "";
   return ` Yet the update left it ${Number(turn.ratio) < 1 ? "less" : "more"} likely, ratio ${digits(turn.ratio)}: other turns and tokens moved it too.`;
+}
+
+/** What forks, or the task, say against the sign of Â; where forks tell, also that they agree. */
+function held(turn) {
+  if (turn.oracle_sign !== null) {
+    const said = turn.contradicts ? "contradicts the sign of Â" : turn.oracle_sign === 0 ? "is within two errors of 0: it has no sign to hold Â against"
+      : Number(turn.advantage) === 0 ? "has a sign, Â has none" : "agrees with the sign of Â";
+    return ` Forks: A* ${digits(turn.oracle_advantage)} ± ${digits(turn.oracle_error)} ${said}.`;
+  }
+  if (!turn.contradicts) return "";
+  return turn.useful ? " Yet its call was useful (●)." : " Yet its call was not useful (○).";
 }
 
 /** These steps as a table. */
