@@ -167,7 +167,8 @@ def test_a_text_that_is_not_its_tokens_is_not_shaded(opened):
 def test_what_speaks_against_the_turns_of_a_failed_trajectory(opened):
     tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=2")
     assert tab.locator("#blame").inner_text() == (
-        "What speaks against its turns: lowest advantage, -1.5: turn 1 · call not useful: turn 1"
+        "What speaks against its turns (the credit first): lowest advantage, -1.5: turn 1 · "
+        "call not useful (no new evidence): turn 1"
     )
     tab.locator("#blame button").first.click()
     assert place(tab)["turn"] == "1"
@@ -180,8 +181,8 @@ def test_where_nothing_tells_the_turns_apart_that_is_said(opened):
     lines[0] |= {"advantage": [-1.0, -1.0], "belief": [0.35, 0.05], "metrics": {"success": 0.0, "early_answer": 1.0}}
     tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
     assert tab.locator("#blame").inner_text() == (
-        "What speaks against its turns: nothing in the credit, which is the same for all · belief fell by 0.3: turn 1 "
-        "· call not useful: turn 1 · answered before all was found that it takes: turn 2"
+        "What speaks against its turns (the credit first): nothing in the credit, which is the same for all · "
+        "belief fell by 0.3: turn 1 · call not useful (no new evidence): turn 1 · answered before all was found that it takes: turn 2"
     )
 
 
@@ -203,12 +204,25 @@ def test_forks_stand_beside_the_credit(opened, tmp_path):
     assert (shown["value before"], shown["oracle A*"], shown["error of A*"]) == ("0.5", "-0.25", "0.0625")
     assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-1.50", "|", "-0.25"]
     assert "Forks: A* -0.25 ± 0.0625 agrees with the sign of Â." in tab.locator("#arithmetic p").inner_text()
-    assert "lowest oracle A*, -0.25, two errors below 0: turn 1" in tab.locator("#blame").inner_text()
+    assert "lowest A* beyond its error, -0.25: turn 1" in tab.locator("#blame").inner_text()
     tab.select_option("#measure", "oracle")
     assert cell(tab, 1, 0).inner_text().split() == ["●", "+0.13", "±", "0.06"]
     assert tab.locator("#sampled").inner_text().startswith("forks of the policy behind iteration 2")
     tab.select_option("#iteration", "1")
     assert "oracle A*" not in steps(tab) and place(tab)["iteration"] == "1"
+
+
+def test_the_turn_that_lost_most_by_forks_comes_first_and_is_opened(opened):
+    lines = group()
+    tell = {"oracle_advantage": [-0.125, -0.25], "oracle_error": [0.03125, 0.0625], "value": [0.375, 0.25]}
+    tab = opened(two_groups(), forks={"000002-rank0": [lines[0] | tell]})
+    tab.select_option("#iteration", "2 forks")
+    assert place(tab)["turn"] == "2"
+    assert tab.locator("#blame").inner_text() == (
+        "What speaks against its turns (forks first, then the credit): lowest A* beyond its error, -0.25: turn 2 · "
+        "lowest advantage, -1.5: turn 1 · call not useful (no new evidence): turn 1"
+    )
+    assert cell(tab, 0, 0).inner_text().startswith("▼")
 
 
 class Halved:
@@ -326,7 +340,7 @@ def test_it_is_readable_on_a_telephone_and_names_what_it_shows(opened):
     tab = opened(two_groups(), width=400)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 400
     assert cell(tab, 0, 0).get_attribute("aria-label") == (
-        "trajectory 0, turn 1: advantage Â -1.5, not useful, lowest of a failed trajectory"
+        "trajectory 0, turn 1: advantage Â -1.5, not useful, lowest advantage of a failed trajectory"
     )
     assert tab.locator("button:not([aria-label])").evaluate_all("all => all.every(b => b.textContent.trim())")
     assert tab.locator("select:not([aria-label])").evaluate_all("all => all.every(s => s.closest('label'))")

@@ -5,7 +5,7 @@ function grid(group, measure, extreme, chosen, open) {
     c.n === 0 ? el("span", { class: "quiet" }, "no gains")
       : [`mean ${short(c.mean, true)}`, `σ ${short(c.std, false)}`, `n ${c.n}`].map((s) => el("span", { class: "quiet" }, s))));
   const rows = group.trajectories.map((t, row) => {
-    const lowest = least(t, measure);
+    const lowest = least(t);
     return el("tr", {},
       el("th", { scope: "row" }, el("span", { class: t.solved ? "good" : "bad" }, t.solved ? "✓ " : "✗ "), `${t.sample}`,
         el("span", { class: "quiet" }, ` ${t.solved ? "solved" : "failed"}, ${short(t.outcome, false)}`)),
@@ -27,7 +27,7 @@ function cell(trajectory, k, turn, measure, extreme, lowest, current, open) {
   return el("td", {}, el("button", {
     class: look === null ? "none" : look.strong ? "strong" : null,
     style: look && `background: ${look.colour}`,
-    "aria-label": `trajectory ${trajectory.sample}, turn ${k + 1}: ${measure.name} ${shared ? "shared" : digits(value)}${more ? ` ${more}` : ""}${useful}${lowest ? ", lowest of a failed trajectory" : ""}`,
+    "aria-label": `trajectory ${trajectory.sample}, turn ${k + 1}: ${measure.name} ${shared ? "shared" : digits(value)}${more ? ` ${more}` : ""}${useful}${lowest ? ", lowest advantage of a failed trajectory" : ""}`,
     title: `${measure.name} ${digits(value)}${more ? ` ${more}` : ""}\n${[usefulness(turn.useful), turn.action.slice(0, 300)].filter(Boolean).join("\n")}`,
     "aria-current": current ? "true" : null,
     tabindex: current ? "0" : "-1",

@@ -40,9 +40,9 @@ function legend(middle, extreme) {
     "aria-label": `from orange through none at ${middle} to blue` }), short(middle + extreme, true)];
 }
 
-/** The turn with the least value of a failed trajectory, where its turns differ; −1 where there is none. */
-function least(trajectory, measure) {
-  const values = trajectory.turns.map(measure.of).map((v) => (v === null ? Infinity : Number(v)));
+/** The turn of a failed trajectory with the lowest advantage, where its turns differ; −1 where there is none. */
+function least(trajectory) {
+  const values = trajectory.turns.map((t) => Number(t.advantage));
   const lowest = Math.min(...values), told = values.filter(Number.isFinite);
   return trajectory.solved || told.every((v) => v === lowest) ? -1 : values.indexOf(lowest);
 }

@@ -96,10 +96,10 @@ function openSet(when) {
   openGroup(of(when).find((g) => g.task_id === state.group?.task_id) ?? telling(of(when)));
 }
 
-/** Look at a group: at the turn of its first failed trajectory that has the least advantage. */
+/** Look at a group: at the turn of its first failed trajectory that lost most by forks, else has the lowest advantage. */
 function openGroup(group) {
-  const row = Math.max(0, group.trajectories.findIndex((t) => !t.solved));
-  open(group, row, Math.max(0, least(group.trajectories[row], MEASURES.advantage)));
+  const row = Math.max(0, group.trajectories.findIndex((t) => !t.solved)), lost = lostBy(group.trajectories[row]);
+  open(group, row, lost < 0 ? Math.max(0, least(group.trajectories[row])) : lost);
 }
 
 /** Of some groups the one with most to see: its advantages differ most. */
