@@ -116,11 +116,12 @@ def test_the_ratio_after_the_last_step_and_whether_it_is_clipped(opened):
     cell(tab, 1, 0).click()
     assert (steps(tab)["ratio after the last step"], steps(tab)["clipped"]) == ("1", "no")
     tab.select_option("#measure", "ratio")
-    assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "0.98", "clipped"]
+    assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-0.02", "clipped"]
+    assert tab.locator("#legend").inner_text().split() == ["-0.02", "+0.02"]
     assert (
         cell(tab, 0, 0)
         .get_attribute("aria-label")
-        .startswith("trajectory 0, turn 1: ratio after the last step 0.98413 clipped")
+        .startswith("trajectory 0, turn 1: ratio − 1 after the last step -0.015873 clipped")
     )
 
 
@@ -134,9 +135,21 @@ def test_a_ratio_that_moved_against_its_advantage_is_named(opened):
             cell(tab, row, t).click()
             said[row, t] = tab.locator("#arithmetic p").inner_text()
     assert said[0, 0].startswith("The turn is pushed less likely: turn credit pushes down by 0.5, outcome pushes down")
-    assert "Yet the update left it more likely, ratio 1.25: other turns and tokens moved it too." in said[0, 0]
-    assert "Yet the update left it less likely, ratio 0.75" in said[1, 0]
+    assert "Yet the update left it more likely, ratio − 1 is 0.25: other turns and tokens moved it too." in said[0, 0]
+    assert "Yet the update left it less likely, ratio − 1 is -0.25" in said[1, 0]
     assert [place for place, words in said.items() if "Yet the update" in words] == [(0, 0), (1, 0), (1, 2)]
+
+
+def test_ratios_near_one_are_told_apart_and_the_mark_stays_with_the_lowest_advantage(opened):
+    lines = group(ratio=[1.000468, 0.9996, 1.0])
+    lines[0]["ratio"] = [1.000468, 0.9996]
+    tab = opened({"000001-rank0": lines})
+    tab.select_option("#measure", "ratio")
+    assert [cell(tab, 0, t).inner_text().split() for t in (0, 1)] == [["▼", "○", "+5e-4", "clipped"], ["-4e-4"]]
+    assert cell(tab, 1, 2).inner_text() == "0.00"
+    assert tab.locator("#legend").inner_text().split() == ["-5e-4", "+5e-4"]
+    cell(tab, 0, 0).click()
+    assert steps(tab)["ratio after the last step"] == "1.0005"
 
 
 def test_tokens_are_shaded_by_their_change_and_say_it(opened):

@@ -85,7 +85,8 @@ def arithmetic(
     scale = "" if turn["clip_scale"] is None else f", c = {_n(turn['clip_scale'])}"
     yield f"clip     ratio in [1 − {_n(turn['clip_low'])}, 1 + {_n(turn['clip_high'])}]{scale}"
     if "ratio" in turn:
-        against = ", moved against Â (other turns and tokens moved it too)" if turn["moved_against"] else ""
+        moved = f", moved by {turn['ratio'] - 1:.1e} against Â (other turns and tokens moved it too)"
+        against = moved if turn["moved_against"] else ""
         yield f"after    ratio {_n(turn['ratio'])} behind the last step: {clipping(turn)}{against}"
     if turn["useful"] is not None:
         against = "; Â goes against it" if turn["contradicts"] == "usefulness" else ""

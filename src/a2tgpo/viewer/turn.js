@@ -114,7 +114,7 @@ function verdict(turn) {
 /** That the ratio went the other way, where it did. */
 function moved(turn) {
   if (!turn.moved_against) return "";
-  return ` Yet the update left it ${Number(turn.ratio) < 1 ? "less" : "more"} likely, ratio ${digits(turn.ratio)}: other turns and tokens moved it too.`;
+  return ` Yet the update left it ${Number(turn.ratio) < 1 ? "less" : "more"} likely, ratio − 1 is ${digits(Number(turn.ratio) - 1)}: other turns and tokens moved it too.`;
 }
 
 /** What forks, or the task, say against the sign of Â; where forks tell, also that they agree. */
