@@ -195,7 +195,8 @@ def test_where_nothing_tells_the_turns_apart_that_is_said(opened):
     tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
     assert tab.locator("#blame").inner_text() == (
         "What speaks against its turns (the credit first): nothing in the credit, which is the same for all · "
-        "belief fell by 0.3: turn 1 · call not useful (no new evidence): turn 1 · answered before all was found that it takes: turn 2"
+        "belief fell by 0.3: turn 1 · call not useful (no new evidence): turn 1 · "
+        "answered before all was found that it takes: turn 2"
     )
 
 
@@ -236,6 +237,25 @@ def test_the_turn_that_lost_most_by_forks_comes_first_and_is_opened(opened):
         "lowest advantage, -1.5: turn 1 · call not useful (no new evidence): turn 1"
     )
     assert cell(tab, 0, 0).inner_text().startswith("▼")
+
+
+def test_turns_whose_credit_contradicts_are_marked_and_their_prompts_found(opened):
+    lines = group(group=1, question="Who lost Sivo?")
+    lines[0]["advantage"][0] = 0.5
+    files = {"000001-rank0": [*GROUP, *lines]}
+    forked = group()
+    for one, told in zip(forked, ([0.25, 0.0], [0.125, -0.125, 0.0]), strict=True):
+        one |= {"oracle_advantage": told, "oracle_error": [0.0625] * len(told), "value": [0.5] * len(told)}
+    tab = opened(files, "#iteration=1&rank=0&group=1&trajectory=0&turn=1", forks={"000001-rank0": forked})
+    marked = "all => all.filter(b => b.textContent.startsWith('≠')).map(b => b.getAttribute('aria-label'))"
+    (without,) = tab.locator("#grid button").evaluate_all(marked)
+    assert without.startswith("trajectory 0, turn 1") and without.endswith("Â goes against the usefulness")
+    tab.select_option("#filter", "contradicts")
+    assert tab.locator("#prompt-rows button").all_inner_texts() == ["Who lost Sivo?"]
+    tab.select_option("#iteration", "1 forks")
+    (beyond,) = tab.locator("#grid button").evaluate_all(marked)
+    assert beyond.startswith("trajectory 0, turn 1") and beyond.endswith("Â goes against A*")
+    assert "± 0.0625 contradicts the sign of Â" in tab.locator("#arithmetic p").inner_text()
 
 
 class Halved:

@@ -44,7 +44,9 @@ def test_the_arithmetic_of_a_turn(tmp_path, capsys):
 
 def test_a_ratio_that_moved_against_its_advantage_is_named(tmp_path):
     run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": group(ratio=[1.25, 1.25, 1.0])[:1]}))
-    assert "ratio 1.25 behind the last step: clipped, moved by 2.5e-01 against Â (other turns" in tell(run.groups[0], run)
+    assert "ratio 1.25 behind the last step: clipped, moved by 2.5e-01 against Â (other turns" in tell(
+        run.groups[0], run
+    )
 
 
 def test_a_gain_within_the_resolution_says_so(tmp_path):

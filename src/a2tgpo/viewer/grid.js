@@ -22,13 +22,14 @@ function cell(trajectory, k, turn, measure, extreme, lowest, current, open) {
   const said = shared ? "shared" : value === null ? "–" : short(value, measure.middle === 0);
   const more = shared || value === null ? "" : measure.more ? measure.more(turn)
     : measure === MEASURES.advantage && second(turn) !== null ? `| ${short(second(turn), true)}` : "";
-  const flags = `${lowest ? "▼ " : ""}${turn.useful === false ? "○ " : turn.useful ? "● " : ""}`;
+  const against = turn.contradicts ? `Â goes against ${turn.contradicts === "A*" ? "A*" : "the usefulness"}` : "";
+  const flags = `${against ? "≠ " : ""}${lowest ? "▼ " : ""}${turn.useful === false ? "○ " : turn.useful ? "● " : ""}`;
   const useful = turn.useful === null ? "" : turn.useful ? ", useful" : ", not useful";
   return el("td", {}, el("button", {
     class: look === null ? "none" : look.strong ? "strong" : null,
     style: look && `background: ${look.colour}`,
-    "aria-label": `trajectory ${trajectory.sample}, turn ${k + 1}: ${measure.name} ${shared ? "shared" : digits(value)}${more ? ` ${more}` : ""}${useful}${lowest ? ", lowest advantage of a failed trajectory" : ""}`,
-    title: `${measure.name} ${digits(value)}${more ? ` ${more}` : ""}\n${[usefulness(turn.useful), turn.action.slice(0, 300)].filter(Boolean).join("\n")}`,
+    "aria-label": `trajectory ${trajectory.sample}, turn ${k + 1}: ${measure.name} ${shared ? "shared" : digits(value)}${more ? ` ${more}` : ""}${useful}${lowest ? ", lowest advantage of a failed trajectory" : ""}${against && `, ${against}`}`,
+    title: `${measure.name} ${digits(value)}${more ? ` ${more}` : ""}\n${[against, usefulness(turn.useful), turn.action.slice(0, 300)].filter(Boolean).join("\n")}`,
     "aria-current": current ? "true" : null,
     tabindex: current ? "0" : "-1",
     click: open,
