@@ -94,7 +94,7 @@ def test_a_click_opens_the_turn_whose_numbers_are_those_of_the_file(opened):
     shown = steps(tab)
     assert (shown["belief before"], shown["belief after"]) == ("0.05", "0.35")
     assert (shown["mean of turn group"], shown["σ of turn group"]) == ("0.2", "0.1")
-    assert (shown["still to come D"], shown["terms n"], shown["outcome R̂"]) == ("1", "2", "1")
+    assert (shown["still to come D"], shown["terms"], shown["outcome R̂"]) == ("1", "2", "1")
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def test_the_arithmetic_of_a_turn(tmp_path, capsys):
         "    belief   0.05 → 0.35",
         "    gain     ig = 0.3; turn group: mean 0.2, σ 0.1, n 2",
         "             îg = (ig − mean) / σ = 1",
-        "    to come  D = 1 over n = 2 gains",
-        "    credit   Â = α·D/√n + R̂ = 0.35355 + 1 = 1.3536",
-        "    clip     ratio in [1 − 0.011386, 1 + 0.022773], c = 1.1386",
+        "    to come  D = Σ γᵏ⁻ᵗ îg = 1, terms = 2, γ = 1",
+        "    credit   Â = α·D/√terms + R̂ = 0.35355 + 1 = 1.3536, α = 0.5",
+        "    clip     ratio in [1 − 0.011386, 1 + 0.022773], c = 1 + β(2·sigmoid(îg) − 1) = 1.1386, β = 0.3",
         "    after    ratio 1 behind the last step: not clipped",
         "    useful   yes: new evidence of the task",
         "  ",
@@ -38,7 +38,7 @@ def test_the_arithmetic_of_a_turn(tmp_path, capsys):
         "    after    ratio 0.98413 behind the last step: clipped\n    useful   no: no new evidence of the task\n"
         in text
     )
-    assert "Â = α·D/√n + R̂ = -0.5 + -1 = -1.5" in text
+    assert "Â = α·D/√terms + R̂ = -0.5 + -1 = -1.5" in text
     assert "iteration 1, rank 0, group 0: Who rules Kinu?\naccepted: Nore\n2 trajectories, 1 solved" in text
 
 

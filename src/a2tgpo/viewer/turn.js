@@ -38,8 +38,8 @@ function ofGain(trajectory, k, column, made) {
   if (turn.d !== null) {
     const later = trajectory.turns.map((t, j) => [t, j]).filter(([t, j]) => j >= k && t.has_gain);
     const sum = later.map(([t, j]) => `${j === k || made.gamma === 1 ? "" : `${digits(made.gamma ** (j - k))} · `}${digits(t.normalized_gain)}`).join(" + ");
-    rows.push(["still to come D", `Σ γᵏ⁻ᵗ îg = ${sum}`, digits(turn.d)]);
-    rows.push(["terms n", made.rescaled ? `√n = ${digits(Math.sqrt(turn.n))}` : "gains from here on", digits(turn.n)]);
+    rows.push(["still to come D", `Σ γᵏ⁻ᵗ îg, γ = ${digits(made.gamma)}: ${sum}`, digits(turn.d)]);
+    rows.push(["terms", made.rescaled ? `gains from here on; √terms = ${digits(Math.sqrt(turn.n))}` : "gains from here on", digits(turn.n)]);
   }
   return rows;
 }
@@ -63,7 +63,7 @@ function ofAdvantage(trajectory, turn, made) {
 function credited(turn, made) {
   if (!made.summed) return made.accumulator || made.credit;
   if (turn.n === 0) return "no gain of its own to sum from";
-  return made.rescaled ? `α·D/√n, α = ${digits(made.alpha)}` : `α·D, α = ${digits(made.alpha)}`;
+  return made.rescaled ? `α·D/√terms, α = ${digits(made.alpha)}` : `α·D, α = ${digits(made.alpha)}`;
 }
 
 function fromOutcome(trajectory, made) {
@@ -75,7 +75,7 @@ function fromOutcome(trajectory, made) {
 /** How far the ratio may go, and where it stood behind the iteration's last step. */
 function ofBounds(turn, made) {
   const rows = turn.clip_scale === null ? []
-    : [["clip scale c", made.clipper === "AdaptiveTurn" ? "1 + β(2σ(îg) − 1), σ the sigmoid" : made.clipper, digits(turn.clip_scale)]];
+    : [["clip scale c", made.clipper === "AdaptiveTurn" ? `1 + β(2·sigmoid(îg) − 1), β = ${digits(made.beta)}` : made.clipper, digits(turn.clip_scale)]];
   rows.push(["clip bound below", `1 − ${digits(turn.clip_low)}`, digits(1 - Number(turn.clip_low))]);
   rows.push(["clip bound above", `1 + ${digits(turn.clip_high)}`, digits(1 + Number(turn.clip_high))]);
   if (turn.ratio === undefined) return rows;
