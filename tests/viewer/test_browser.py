@@ -221,7 +221,7 @@ def test_forks_stand_beside_the_credit(opened, tmp_path):
     assert "lowest A* beyond its error, -0.25: turn 1" in tab.locator("#blame").inner_text()
     tab.select_option("#measure", "oracle")
     assert cell(tab, 1, 0).inner_text().split() == ["●", "+0.13", "±", "0.06"]
-    assert tab.locator("#sampled").inner_text().startswith("forks of the policy behind iteration 2")
+    assert tab.locator("#sampled").inner_text().endswith("played and forked by the policy behind iteration 2")
     tab.select_option("#iteration", "1")
     assert "oracle A*" not in steps(tab) and place(tab)["iteration"] == "1"
 
@@ -256,6 +256,22 @@ def test_turns_whose_credit_contradicts_are_marked_and_their_prompts_found(opene
     (beyond,) = tab.locator("#grid button").evaluate_all(marked)
     assert beyond.startswith("trajectory 0, turn 1") and beyond.endswith("Â goes against A*")
     assert "± 0.0625 contradicts the sign of Â" in tab.locator("#arithmetic p").inner_text()
+
+
+def test_a_colouring_without_values_in_a_set_says_which_set_has_them(opened):
+    forked = [{key: value for key, value in one.items() if key not in ("ratio", "clipped")} for one in group()]
+    for one in forked:
+        n = len(one["turns"])
+        one |= {"oracle_advantage": [0.0] * n, "oracle_error": [0.0625] * n, "value": [0.5] * n}
+    tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=1", forks={"000001-rank0": forked})
+    disabled = "all => all.filter(o => o.disabled).map(o => o.textContent)"
+    assert tab.locator("#measure option").evaluate_all(disabled) == ["oracle A* (see 1 forks)"]
+    tab.select_option("#measure", "ratio")
+    tab.locator("#sampled button").click()
+    assert place(tab)["iteration"] == "1 forks"
+    assert tab.locator("#measure option").evaluate_all(disabled) == ["ratio − 1 after the last step (see 1)"]
+    assert tab.locator("#measure").input_value() == "advantage"
+    assert "python src/credit.py run=RUN" in tab.locator("#help").text_content()
 
 
 class Halved:

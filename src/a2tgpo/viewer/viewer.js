@@ -23,12 +23,36 @@ function chooseFrom(id, entries, listen) {
   at(id).addEventListener("change", listen);
 }
 
+/** The nearest of some rollout sets to an iteration. */
+function nearest(among, iteration) {
+  return among.reduce((a, b) => (Math.abs(iterationOf(b) - iteration) < Math.abs(iterationOf(a) - iteration) ? b : a));
+}
+
+/** The rollout sets in which a measure has values. */
+function setsWith(measure) {
+  return sets.filter((when) => of(when).some((g) => g.trajectories.some((t) => t.turns.some((turn) => measure.of(turn) !== null))));
+}
+
+/** What has no value in this rollout set cannot colour it: its entry says which set to see. */
+function offerMeasures() {
+  const { when, iteration } = state.group;
+  for (const option of at("measure").options) {
+    const { name, within } = MEASURES[option.value];
+    option.disabled = !within.includes(when);
+    option.textContent = option.disabled ? `${name} (see ${nearest(within, iteration)})` : name;
+  }
+  if (at("measure").selectedOptions[0].disabled) at("measure").value = "advantage";
+}
+
 function drawRun() {
   const iteration = state.group.iteration;
   at("iteration").value = state.group.when;
-  at("sampled").textContent = isForked(state.group.when) ? `forks of the policy behind iteration ${iteration}: src/credit.py` : sampled;
+  const forks = sets.filter(isForked), toForks = el("button", { class: "link", click: () => openSet(nearest(forks, iteration)) }, "see the forks");
+  replace("sampled", isForked(state.group.when) ? `${of(state.group.when).length} questions played and forked by the policy behind iteration ${iteration}`
+    : [sampled, ...(forks.length ? [" · ", toForks] : [])]);
+  offerMeasures();
   replace("health", health(run.curves, iteration, made));
-  const pick = (x) => openSet(sets.reduce((a, b) => (Math.abs(iterationOf(b) - x) < Math.abs(iterationOf(a) - x) ? b : a)));
+  const pick = (x) => openSet(nearest(sets, x));
   replace("curves", Object.entries(run.curves).filter(([, points]) => points.length > 1 && points.some((p) => p[1] !== 0))
     .map(([name, points]) => curveOf(name, points, iteration, pick)));
 }
@@ -147,8 +171,8 @@ at("iteration").addEventListener("change", () => openSet(at("iteration").value))
 replace("limits", healthLimits(made));
 chooseFrom("filter", FILTERS, drawPrompts);
 chooseFrom("sort", run.beside ? SORTS : Object.fromEntries(Object.entries(SORTS).filter(([key]) => key !== "disagreement")), drawPrompts);
-const recorded = Object.entries(MEASURES).filter(([, m]) => run.groups.some((g) => g.trajectories.some((t) => t.turns.some((turn) => m.of(turn) !== null))));
-chooseFrom("measure", Object.fromEntries(recorded), drawGroup);
+Object.values(MEASURES).forEach((measure) => { measure.within = setsWith(measure); });
+chooseFrom("measure", Object.fromEntries(Object.entries(MEASURES).filter(([, { within }]) => within.length)), drawGroup);
 at("search").addEventListener("input", drawPrompts);
 window.addEventListener("hashchange", follow);
 if (!follow()) openGroup(telling(of(sets.findLast((when) => !isForked(when)) ?? sets.at(-1))));
