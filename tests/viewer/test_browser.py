@@ -395,6 +395,35 @@ def test_it_is_readable_on_a_telephone_and_names_what_it_shows(opened):
     assert tab.locator("select:not([aria-label])").evaluate_all("all => all.every(s => s.closest('label'))")
 
 
+def test_turns_out_of_sight_are_told_on_a_telephone(opened):
+    one = group()[1]
+    many = {key: value[:1] * 9 for key, value in one.items() if isinstance(value, list) and len(value) == 3}
+    tab = opened({"000001-rank0": [one | many | {"belief": [0.05] * 10}]}, width=400)
+    assert tab.locator("#beyond").inner_text().startswith("→ ") and "more turns" in tab.locator("#beyond").inner_text()
+    for _ in range(8):
+        tab.keyboard.press("j")
+    head, box = tab.locator("#grid tbody th").bounding_box(), cell(tab, 0, 8).bounding_box()
+    assert head["x"] + head["width"] <= box["x"] and box["x"] + box["width"] <= 400
+    for _ in range(8):
+        tab.keyboard.press("k")
+    head, box = tab.locator("#grid tbody th").bounding_box(), cell(tab, 0, 0).bounding_box()
+    assert head["x"] + head["width"] <= box["x"]
+
+
+def test_what_keys_change_is_brought_into_view(opened):
+    lines = [one | {"sample": i} for i in range(6) for one in group()[1:]]
+    for one in lines:
+        one["turns"] = [turn | {"observation": "one line\n" * 12} for turn in one["turns"]]
+    tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=5&turn=1")
+    for key in "jjkk":
+        tab.keyboard.press(key)
+        box = tab.locator("article.chosen").bounding_box()
+        assert box["y"] >= -1 and box["y"] + box["height"] <= 901
+        assert -1 <= tab.locator("#arithmetic h3").bounding_box()["y"] < 900
+    shown = cell(tab, 5, 0).bounding_box()
+    assert shown["y"] >= 0 and shown["y"] + shown["height"] <= 900
+
+
 def test_an_older_file_opens(opened):
     tab = opened({"000001-rank0": older(1)})
     cell(tab, 1, 0).click()

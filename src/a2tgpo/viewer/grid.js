@@ -7,8 +7,8 @@ function grid(group, measure, extreme, chosen, open) {
   const rows = group.trajectories.map((t, row) => {
     const lowest = least(t);
     return el("tr", {},
-      el("th", { scope: "row" }, el("span", { class: t.solved ? "good" : "bad" }, t.solved ? "✓ " : "✗ "), `${t.sample}`,
-        el("span", { class: "quiet" }, ` ${t.solved ? "solved" : "failed"}, ${short(t.outcome, false)}`)),
+      el("th", { scope: "row", title: `${t.solved ? "solved" : "failed"}, outcome ${digits(t.outcome)}` },
+        el("span", { class: t.solved ? "good" : "bad" }, t.solved ? "✓ " : "✗ "), `${t.sample}`, el("span", { class: "quiet outcome" }, ` ${t.solved ? "solved" : "failed"}, ${short(t.outcome, false)}`)),
       t.turns.map((turn, k) => cell(t, k, turn, measure, extreme, k === lowest,
         chosen.row === row && chosen.turn === k, () => open(row, k))));
   });

@@ -5,7 +5,7 @@ const FILTERS = {
   failed: { name: "all fail", keep: (g) => g.share === 0 },
   solved: { name: "all succeed", keep: (g) => g.share === 1 },
   mixed: { name: "some succeed", keep: (g) => g.share > 0 && g.share < 1 },
-  contradicts: { name: "credit contradicts A*, or the usefulness", keep: (g) => g.contradicts },
+  contradicts: { name: "credit contradicts", keep: (g) => g.contradicts },
   flat: { name: "no credit: every Â is 0", keep: (g) => g.flat },
 };
 

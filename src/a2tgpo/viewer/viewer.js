@@ -80,7 +80,24 @@ function drawGroup() {
   const also = measure === MEASURES.advantage && other ? ` Behind the bar: ${run.beside ? `Â of ${shown(run.beside)}` : "the oracle's A*"}.` : "";
   at("meaning").textContent = `${measure.means} Full colour: the iteration's largest.${also}`;
   replace("grid", grid(group, measure, extreme, state, (row, turn) => open(group, row, turn)));
+  bringIntoGrid();
   replace("beliefs", beliefChart(group.trajectories, (t) => t.solved, state.row));
+}
+
+/** Scroll the grid sideways to the turn that is looked at. */
+function bringIntoGrid() {
+  const box = at("grid").parentElement, cell = at("grid").querySelector("button[aria-current]").parentElement;
+  const most = cell.offsetLeft - cell.parentElement.firstChild.offsetWidth;  // beyond it the row's name hides the cell
+  box.scrollLeft = Math.min(most, Math.max(box.scrollLeft, cell.offsetLeft + cell.offsetWidth - box.clientWidth));
+  drawBeyond();
+}
+
+/** Say how many turns of the grid are out of sight, where it scrolls. */
+function drawBeyond() {
+  const box = at("grid").parentElement, edge = box.getBoundingClientRect().right;
+  const beyond = [...at("grid").querySelectorAll("thead th")].filter((head) => head.getBoundingClientRect().right > edge + 4).length;
+  at("beyond").hidden = box.scrollWidth <= box.clientWidth;
+  at("beyond").textContent = beyond ? `→ ${beyond} more turn${beyond > 1 ? "s" : ""} to the right: scroll the grid` : "← earlier turns to the left: scroll the grid";
 }
 
 function drawTurn() {
@@ -97,6 +114,14 @@ function drawTurn() {
 /** What was drawn anew has lost the focus: give it to the turn that is looked at. */
 function focusOn(id) {
   at(id).querySelector("button[aria-current]").focus();
+}
+
+/** Bring what a key has changed into view, the turn's text and its cell; `last` wins where there is no room for both. */
+function bringIntoView(last) {
+  const text = at("texts").querySelector("article.chosen"), cell = at("grid").querySelector("button[aria-current]").parentElement;
+  for (const one of last === "cell" ? [text, cell] : [cell, text]) one.scrollIntoView({ block: "nearest" });
+  const top = cell.getBoundingClientRect().top;
+  if (top < 0 && text.getBoundingClientRect().bottom - top <= innerHeight) cell.scrollIntoView({ block: "nearest" });
 }
 
 /** Look at a turn; what does not exist is brought to the nearest that does. */
@@ -153,7 +178,10 @@ document.addEventListener("keydown", (event) => {
   const { group, row, turn } = state, inGrid = at("grid").contains(event.target);
   const go = { j: [0, 1], k: [0, -1], ...(inGrid && { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }) }[event.key];
   if (event.key === "/") at("search").focus();
-  else if (go) open(group, row + go[0], turn + go[1]);
+  else if (go) {
+    open(group, row + go[0], turn + go[1]);
+    bringIntoView(/^[jk]$/.test(event.key) ? "text" : "cell");
+  }
   else return;
   event.preventDefault();
 });
@@ -174,5 +202,7 @@ chooseFrom("sort", run.beside ? SORTS : Object.fromEntries(Object.entries(SORTS)
 Object.values(MEASURES).forEach((measure) => { measure.within = setsWith(measure); });
 chooseFrom("measure", Object.fromEntries(Object.entries(MEASURES).filter(([, { within }]) => within.length)), drawGroup);
 at("search").addEventListener("input", drawPrompts);
+at("grid").parentElement.addEventListener("scroll", drawBeyond);
+window.addEventListener("resize", drawBeyond);
 window.addEventListener("hashchange", follow);
 if (!follow()) openGroup(telling(of(sets.findLast((when) => !isForked(when)) ?? sets.at(-1))));
