@@ -88,7 +88,7 @@ function drawGroup() {
 function bringIntoGrid() {
   const box = at("grid").parentElement, cell = at("grid").querySelector("button[aria-current]").parentElement;
   const most = cell.offsetLeft - cell.parentElement.firstChild.offsetWidth;  // beyond it the row's name hides the cell
-  box.scrollLeft = Math.min(most, Math.max(box.scrollLeft, cell.offsetLeft + cell.offsetWidth - box.clientWidth));
+  if (box.scrollLeft > most || box.scrollLeft + box.clientWidth < cell.offsetLeft + cell.offsetWidth) box.scrollLeft = most;
   drawBeyond();
 }
 
