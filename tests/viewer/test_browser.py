@@ -94,7 +94,7 @@ def test_a_click_opens_the_turn_whose_numbers_are_those_of_the_file(opened):
     shown = steps(tab)
     assert (shown["belief before"], shown["belief after"]) == ("0.05", "0.35")
     assert (shown["mean of turn group"], shown["σ of turn group"]) == ("0.2", "0.1")
-    assert (shown["still to come D"], shown["terms n"], shown["outcome R̂"]) == ("1", "2", "1")
+    assert (shown["still to come D"], shown["terms"], shown["outcome R̂"]) == ("1", "2", "1")
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,40 @@ def test_the_ratio_after_the_last_step_and_whether_it_is_clipped(opened):
     cell(tab, 1, 0).click()
     assert (steps(tab)["ratio after the last step"], steps(tab)["clipped"]) == ("1", "no")
     tab.select_option("#measure", "ratio")
-    assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "0.98", "clipped"]
+    assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-0.02", "clipped"]
+    assert tab.locator("#legend").inner_text().split() == ["-0.02", "+0.02"]
     assert (
         cell(tab, 0, 0)
         .get_attribute("aria-label")
-        .startswith("trajectory 0, turn 1: ratio after the last step 0.98413 clipped")
+        .startswith("trajectory 0, turn 1: ratio − 1 after the last step -0.015873 clipped")
     )
+
+
+def test_a_ratio_that_moved_against_its_advantage_is_named(opened):
+    lines = group()
+    lines[0]["ratio"], lines[1]["ratio"] = [1.25, 1.000009], [0.75, 1.25, 0.99998]
+    tab = opened({"000001-rank0": lines})
+    said = {}
+    for row, turns in ((0, 2), (1, 3)):
+        for t in range(turns):
+            cell(tab, row, t).click()
+            said[row, t] = tab.locator("#arithmetic p").inner_text()
+    assert said[0, 0].startswith("The turn is pushed less likely: turn credit pushes down by 0.5, outcome pushes down")
+    assert "Yet the update left it more likely, ratio − 1 is 0.25: other turns and tokens moved it too." in said[0, 0]
+    assert "Yet the update left it less likely, ratio − 1 is -0.25" in said[1, 0]
+    assert [place for place, words in said.items() if "Yet the update" in words] == [(0, 0), (1, 0), (1, 2)]
+
+
+def test_ratios_near_one_are_told_apart_and_the_mark_stays_with_the_lowest_advantage(opened):
+    lines = group(ratio=[1.000468, 0.9996, 1.0])
+    lines[0]["ratio"] = [1.000468, 0.9996]
+    tab = opened({"000001-rank0": lines})
+    tab.select_option("#measure", "ratio")
+    assert [cell(tab, 0, t).inner_text().split() for t in (0, 1)] == [["▼", "○", "+5e-4", "clipped"], ["-4e-4"]]
+    assert cell(tab, 1, 2).inner_text() == "0.00"
+    assert tab.locator("#legend").inner_text().split() == ["-5e-4", "+5e-4"]
+    cell(tab, 0, 0).click()
+    assert steps(tab)["ratio after the last step"] == "1.0005"
 
 
 def test_tokens_are_shaded_by_their_change_and_say_it(opened):
@@ -152,7 +180,8 @@ def test_a_text_that_is_not_its_tokens_is_not_shaded(opened):
 def test_what_speaks_against_the_turns_of_a_failed_trajectory(opened):
     tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=2")
     assert tab.locator("#blame").inner_text() == (
-        "What speaks against its turns: lowest advantage, -1.5: turn 1 · call not useful: turn 1"
+        "What speaks against its turns (the credit first): lowest advantage, -1.5: turn 1 · "
+        "call not useful (no new evidence): turn 1"
     )
     tab.locator("#blame button").first.click()
     assert place(tab)["turn"] == "1"
@@ -165,16 +194,17 @@ def test_where_nothing_tells_the_turns_apart_that_is_said(opened):
     lines[0] |= {"advantage": [-1.0, -1.0], "belief": [0.35, 0.05], "metrics": {"success": 0.0, "early_answer": 1.0}}
     tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
     assert tab.locator("#blame").inner_text() == (
-        "What speaks against its turns: nothing in the credit, which is the same for all · belief fell by 0.3: turn 1 "
-        "· call not useful: turn 1 · answered before all was found that it takes: turn 2"
+        "What speaks against its turns (the credit first): nothing in the credit, which is the same for all · "
+        "belief fell by 0.3: turn 1 · call not useful (no new evidence): turn 1 · "
+        "answered before all was found that it takes: turn 2"
     )
 
 
-def test_a_credit_that_goes_against_the_truth_is_named(opened):
+def test_a_credit_that_goes_against_the_usefulness_is_named(opened):
     lines = group()
     lines[0]["advantage"][0] = 0.5
     tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=0&turn=1")
-    assert "The task knows that its call was not useful" in tab.locator("#arithmetic p").inner_text()
+    assert "Yet its call was not useful (○)." in tab.locator("#arithmetic p").inner_text()
 
 
 def test_forks_stand_beside_the_credit(opened, tmp_path):
@@ -187,12 +217,61 @@ def test_forks_stand_beside_the_credit(opened, tmp_path):
     shown = steps(tab)
     assert (shown["value before"], shown["oracle A*"], shown["error of A*"]) == ("0.5", "-0.25", "0.0625")
     assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-1.50", "|", "-0.25"]
-    assert "lowest oracle A*, -0.25, two errors below 0: turn 1" in tab.locator("#blame").inner_text()
+    assert "Forks: A* -0.25 ± 0.0625 agrees with the sign of Â." in tab.locator("#arithmetic p").inner_text()
+    assert "lowest A* beyond its error, -0.25: turn 1" in tab.locator("#blame").inner_text()
     tab.select_option("#measure", "oracle")
     assert cell(tab, 1, 0).inner_text().split() == ["●", "+0.13", "±", "0.06"]
-    assert tab.locator("#sampled").inner_text().startswith("forks of the policy behind iteration 2")
+    assert tab.locator("#sampled").inner_text().endswith("played and forked by the policy behind iteration 2")
     tab.select_option("#iteration", "1")
     assert "oracle A*" not in steps(tab) and place(tab)["iteration"] == "1"
+
+
+def test_the_turn_that_lost_most_by_forks_comes_first_and_is_opened(opened):
+    lines = group()
+    tell = {"oracle_advantage": [-0.125, -0.25], "oracle_error": [0.03125, 0.0625], "value": [0.375, 0.25]}
+    tab = opened(two_groups(), forks={"000002-rank0": [lines[0] | tell]})
+    tab.select_option("#iteration", "2 forks")
+    assert place(tab)["turn"] == "2"
+    assert tab.locator("#blame").inner_text() == (
+        "What speaks against its turns (forks first, then the credit): lowest A* beyond its error, -0.25: turn 2 · "
+        "lowest advantage, -1.5: turn 1 · call not useful (no new evidence): turn 1"
+    )
+    assert cell(tab, 0, 0).inner_text().startswith("▼")
+
+
+def test_turns_whose_credit_contradicts_are_marked_and_their_prompts_found(opened):
+    lines = group(group=1, question="Who lost Sivo?")
+    lines[0]["advantage"][0] = 0.5
+    files = {"000001-rank0": [*GROUP, *lines]}
+    forked = group()
+    for one, told in zip(forked, ([0.25, 0.0], [0.125, -0.125, 0.0]), strict=True):
+        one |= {"oracle_advantage": told, "oracle_error": [0.0625] * len(told), "value": [0.5] * len(told)}
+    tab = opened(files, "#iteration=1&rank=0&group=1&trajectory=0&turn=1", forks={"000001-rank0": forked})
+    marked = "all => all.filter(b => b.textContent.startsWith('≠')).map(b => b.getAttribute('aria-label'))"
+    (without,) = tab.locator("#grid button").evaluate_all(marked)
+    assert without.startswith("trajectory 0, turn 1") and without.endswith("Â goes against the usefulness")
+    tab.select_option("#filter", "contradicts")
+    assert tab.locator("#prompt-rows button").all_inner_texts() == ["Who lost Sivo?"]
+    tab.select_option("#iteration", "1 forks")
+    (beyond,) = tab.locator("#grid button").evaluate_all(marked)
+    assert beyond.startswith("trajectory 0, turn 1") and beyond.endswith("Â goes against A*")
+    assert "± 0.0625 contradicts the sign of Â" in tab.locator("#arithmetic p").inner_text()
+
+
+def test_a_colouring_without_values_in_a_set_says_which_set_has_them(opened):
+    forked = [{key: value for key, value in one.items() if key not in ("ratio", "clipped")} for one in group()]
+    for one in forked:
+        n = len(one["turns"])
+        one |= {"oracle_advantage": [0.0] * n, "oracle_error": [0.0625] * n, "value": [0.5] * n}
+    tab = opened(two_groups(), "#iteration=2&rank=0&group=0&trajectory=0&turn=1", forks={"000001-rank0": forked})
+    disabled = "all => all.filter(o => o.disabled).map(o => o.textContent)"
+    assert tab.locator("#measure option").evaluate_all(disabled) == ["oracle A* (see 1 forks)"]
+    tab.select_option("#measure", "ratio")
+    tab.locator("#sampled button").click()
+    assert place(tab)["iteration"] == "1 forks"
+    assert tab.locator("#measure option").evaluate_all(disabled) == ["ratio − 1 after the last step (see 1)"]
+    assert tab.locator("#measure").input_value() == "advantage"
+    assert "python src/credit.py run=RUN" in tab.locator("#help").text_content()
 
 
 class Halved:
@@ -310,10 +389,39 @@ def test_it_is_readable_on_a_telephone_and_names_what_it_shows(opened):
     tab = opened(two_groups(), width=400)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 400
     assert cell(tab, 0, 0).get_attribute("aria-label") == (
-        "trajectory 0, turn 1: advantage Â -1.5, not useful, lowest of a failed trajectory"
+        "trajectory 0, turn 1: advantage Â -1.5, not useful, lowest advantage of a failed trajectory"
     )
     assert tab.locator("button:not([aria-label])").evaluate_all("all => all.every(b => b.textContent.trim())")
     assert tab.locator("select:not([aria-label])").evaluate_all("all => all.every(s => s.closest('label'))")
+
+
+def test_turns_out_of_sight_are_told_on_a_telephone(opened):
+    one = group()[1]
+    many = {key: value[:1] * 9 for key, value in one.items() if isinstance(value, list) and len(value) == 3}
+    tab = opened({"000001-rank0": [one | many | {"belief": [0.05] * 10}]}, width=400)
+    assert tab.locator("#beyond").inner_text().startswith("→ ") and "more turns" in tab.locator("#beyond").inner_text()
+    for _ in range(8):
+        tab.keyboard.press("j")
+    head, box = tab.locator("#grid tbody th").bounding_box(), cell(tab, 0, 8).bounding_box()
+    assert head["x"] + head["width"] <= box["x"] and box["x"] + box["width"] <= 400
+    for _ in range(8):
+        tab.keyboard.press("k")
+    head, box = tab.locator("#grid tbody th").bounding_box(), cell(tab, 0, 0).bounding_box()
+    assert head["x"] + head["width"] <= box["x"]
+
+
+def test_what_keys_change_is_brought_into_view(opened):
+    lines = [one | {"sample": i} for i in range(6) for one in group()[1:]]
+    for one in lines:
+        one["turns"] = [turn | {"observation": "one line\n" * 12} for turn in one["turns"]]
+    tab = opened({"000001-rank0": lines}, "#iteration=1&rank=0&group=0&trajectory=5&turn=1")
+    for key in "jjkk":
+        tab.keyboard.press(key)
+        box = tab.locator("article.chosen").bounding_box()
+        assert box["y"] >= -1 and box["y"] + box["height"] <= 901
+        assert -1 <= tab.locator("#arithmetic h3").bounding_box()["y"] < 900
+    shown = cell(tab, 5, 0).bounding_box()
+    assert shown["y"] >= 0 and shown["y"] + shown["height"] <= 900
 
 
 def test_an_older_file_opens(opened):

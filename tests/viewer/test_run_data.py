@@ -36,6 +36,32 @@ def test_turn_groups_and_terms_are_those_of_the_hand(tmp_path):
     assert [t["solved"] for t in read.trajectories] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("forks", "useful", "advantage", "expected"),
+    [
+        (None, False, 0.5, "usefulness"),
+        (None, False, -0.5, ""),
+        (None, True, -0.5, "usefulness"),
+        (None, None, -0.5, ""),
+        (None, False, 0.0, ""),
+        ((-0.3, 0.1), True, 0.5, "A*"),
+        ((-0.2, 0.1), True, 0.5, ""),
+        ((-0.2, 0.1), True, -0.5, ""),
+        ((0.3, 0.1), False, 0.5, ""),
+        ((0.3, 0.1), False, -0.5, "A*"),
+    ],
+)
+def test_the_sign_of_a_credit_is_held_against_forks_or_else_the_usefulness(
+    tmp_path, forks, useful, advantage, expected
+):
+    one = group()[0]
+    one["turns"][0]["useful"], one["advantage"][0] = useful, advantage
+    if forks:
+        one |= {"oracle_advantage": [forks[0], None], "oracle_error": [forks[1], None], "value": [0.5, None]}
+    (read,) = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": [one]})).groups
+    assert [turn["contradicts"] for turn in read.trajectories[0]["turns"]] == [expected, ""]
+
+
 def test_terms_are_those_of_the_method():
     torch.manual_seed(0)
     mask = torch.rand(8, 4) < 0.7

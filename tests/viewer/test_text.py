@@ -27,16 +27,26 @@ def test_the_arithmetic_of_a_turn(tmp_path, capsys):
         "    belief   0.05 → 0.35",
         "    gain     ig = 0.3; turn group: mean 0.2, σ 0.1, n 2",
         "             îg = (ig − mean) / σ = 1",
-        "    to come  D = 1 over n = 2 gains",
-        "    credit   Â = α·D/√n + R̂ = 0.35355 + 1 = 1.3536",
-        "    clip     ratio in [1 − 0.011386, 1 + 0.022773], c = 1.1386",
+        "    to come  D = Σ γᵏ⁻ᵗ îg = 1, terms = 2, γ = 1",
+        "    credit   Â = α·D/√terms + R̂ = 0.35355 + 1 = 1.3536, α = 0.5",
+        "    clip     ratio in [1 − 0.011386, 1 + 0.022773], c = 1 + β(2·sigmoid(îg) − 1) = 1.1386, β = 0.3",
         "    after    ratio 1 behind the last step: not clipped",
-        "    useful   yes",
+        "    useful   yes: new evidence of the task",
         "  ",
     ]
-    assert "    after    ratio 0.98413 behind the last step: clipped\n    useful   no\n" in text
-    assert "Â = α·D/√n + R̂ = -0.5 + -1 = -1.5" in text
+    assert (
+        "    after    ratio 0.98413 behind the last step: clipped\n    useful   no: no new evidence of the task\n"
+        in text
+    )
+    assert "Â = α·D/√terms + R̂ = -0.5 + -1 = -1.5" in text
     assert "iteration 1, rank 0, group 0: Who rules Kinu?\naccepted: Nore\n2 trajectories, 1 solved" in text
+
+
+def test_a_ratio_that_moved_against_its_advantage_is_named(tmp_path):
+    run = read_run(leave_viewed_run(tmp_path / "run", {"000001-rank0": group(ratio=[1.25, 1.25, 1.0])[:1]}))
+    assert "ratio 1.25 behind the last step: clipped, moved by 2.5e-01 against Â (other turns" in tell(
+        run.groups[0], run
+    )
 
 
 def test_a_gain_within_the_resolution_says_so(tmp_path):

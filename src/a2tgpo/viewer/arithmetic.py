@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
+ROUNDING = 1e-5
+"""Of a ratio, from fp32 log-probs: one that is nearer to 1 has not moved."""
+
+SURE = 2
+"""Standard errors from which on A* has a sign."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -66,8 +72,10 @@ def explain(
     """The trajectories of one group with the terms of their turns, and its turn groups: mean, σ (population), n.
 
     Terms of a turn: `d` and `n` (eq. 7, n counts the gains to come), `turn_credit` (α·D/√n), `outcome_advantage` (R̂,
-    what the advantage has beside it), `clip_scale` (c, eq. 11). None where the composition has no such term or the file
-    does not tell.
+    what the advantage has beside it), `clip_scale` (c, eq. 11). `moved_against`: did the ratio move against the sign of
+    the advantage? `oracle_sign`: that of A*, 0 within its error. `contradicts`: what the sign of the advantage goes
+    against, A* or, without forks, the usefulness; "" where neither. None where the composition has no such term or the
+    file does not tell.
     """
     n_turns = max((len(t["turns"]) for t in trajectories), default=0)
     columns = [_moments([t["turns"][k]["gain"] for t in trajectories if _has_gain(t, k)]) for k in range(n_turns)]
@@ -100,8 +108,31 @@ def _turns(trajectory: Mapping[str, Any], made_of: Composition) -> list[dict[str
         turn_credit = turn.get("turn_credit", turn_credit)
         rest = None if turn_credit is None or t < trajectory["n_shared"] else turn["advantage"] - turn_credit
         terms = {"d": d, "n": len(later), "turn_credit": turn_credit, "outcome_advantage": rest}
-        told.append({**turn, **terms, "clip_scale": _scale(turn, made_of)})
+        terms |= {"clip_scale": _scale(turn, made_of), "moved_against": _moved_against(turn)}
+        sign = _oracle_sign(turn)
+        terms |= {"oracle_sign": sign, "contradicts": "" if t < trajectory["n_shared"] else _contradicts(turn, sign)}
+        told.append({**turn, **terms})
     return told
+
+
+def _moved_against(turn: Mapping[str, Any]) -> bool:
+    moved = turn.get("ratio", 1.0) - 1
+    return abs(moved) > ROUNDING and moved * turn["advantage"] < 0
+
+
+def _oracle_sign(turn: Mapping[str, Any]) -> int | None:
+    """The sign of A* in forks, 0 within two standard errors; None where no fork tells."""
+    value, error = turn.get("oracle_advantage"), turn.get("oracle_error")
+    if value is None or error is None:
+        return None
+    return (value > SURE * error) - (value < -SURE * error)
+
+
+def _contradicts(turn: Mapping[str, Any], sign: int | None) -> str:
+    if sign is not None:
+        return "A*" if sign * turn["advantage"] < 0 else ""
+    useful = turn.get("useful")
+    return "" if useful is None or (1 if useful else -1) * turn["advantage"] >= 0 else "usefulness"
 
 
 def _scale(turn: Mapping[str, Any], made_of: Composition) -> float | None:

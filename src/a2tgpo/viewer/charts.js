@@ -31,7 +31,7 @@ function curveOf(name, points, iteration, pick) {
 /** Beliefs of a group: a line a trajectory, solid for successes and dashed for failures; the chosen one is thick. */
 function beliefChart(trajectories, solved, chosen) {
   if (trajectories.some((t) => !t.belief.length)) return el("p", { class: "quiet" }, "No beliefs were recorded.");
-  const [width, height, left, right, top, bottom] = [300, 190, 30, 16, 12, 160];
+  const [width, height, left, right, top, bottom] = [300, 190, 38, 16, 12, 160];
   const states = Math.max(2, ...trajectories.map((t) => t.belief.length));
   const highest = Math.max(1e-12, ...trajectories.flatMap((t) => t.belief));
   const x = (s) => left + (s / (states - 1)) * (width - left - right);
@@ -52,6 +52,6 @@ function beliefChart(trajectories, solved, chosen) {
     svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
         "aria-label": `beliefs of ${trajectories.length} trajectories, at most ${digits(highest)}; each is listed with its turns` },
       svg("path", { class: "axis", d: `M${left},${top}V${bottom}H${width - right}` }),
-      svg("text", { x: left - 4, y: top + 4, "text-anchor": "end" }, short(highest, false)),
-      svg("text", { x: left - 4, y: bottom, "text-anchor": "end" }, "0"), ticks, lines));
+      svg("text", { x: left - 9, y: top + 4, "text-anchor": "end" }, short(highest, false)),
+      svg("text", { x: left - 9, y: bottom + 3, "text-anchor": "end" }, "0"), ticks, lines));
 }

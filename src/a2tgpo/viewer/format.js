@@ -42,6 +42,13 @@ function short(value, signed) {
   return signed && x > 0 ? `+${text}` : text;
 }
 
+/** What ● and ○ say of a call; nothing where the task does not know it. */
+function usefulness(useful) {
+  if (useful === null) return "";
+  return useful ? "● useful: it returned evidence of the task that the episode had not seen"
+    : "○ not useful: it returned no evidence of the task that the episode had not seen";
+}
+
 /** Opacity of blue (above the middle) or orange (below it), which people of any colour vision tell apart. */
 function shade(value, middle, extreme) {
   const share = extreme > 0 ? Math.max(-1, Math.min(1, (Number(value) - middle) / extreme)) : 0;

@@ -2,7 +2,7 @@
 
 const MEASURES = {
   advantage: { name: "advantage Â", middle: 0, of: (t) => t.advantage,
-    means: "What the policy learns from the turn: blue makes it more likely, orange less." },
+    means: "What the policy learns from the turn: blue pushes it to be more likely, orange less." },
   turn_credit: { name: "turn credit", middle: 0, of: (t) => t.turn_credit,
     means: "The part of Â that is the turn's own; the rest, R̂, is the outcome's and the same for the whole trajectory." },
   normalized_gain: { name: "normalized gain îg", middle: 0, of: (t) => (t.has_gain ? t.normalized_gain : null),
@@ -11,11 +11,11 @@ const MEASURES = {
     means: "How the turn moved the policy's belief in the accepted answer: blue raised it, orange lowered it." },
   clip_scale: { name: "clip scale c", middle: 1, of: (t) => t.clip_scale,
     means: "By how much the ratio may move further (blue) or less far (orange) than at a turn without a gain." },
-  ratio: { name: "ratio after the last step", middle: 1, of: (t) => t.ratio ?? null, more: (t) => (t.clipped ? "clipped" : ""),
-    means: "How much likelier the iteration's steps made the turn, by its ratio: blue likelier, orange less likely." },
+  ratio: { name: "ratio − 1 after the last step", middle: 0, of: (t) => (t.ratio === undefined ? null : Number(t.ratio) - 1), more: (t) => (t.clipped ? "clipped" : ""),
+    means: "What the iteration's steps made of the turn, ratio − 1: blue likelier, orange less likely. Other turns and tokens move it too." },
   oracle: { name: "oracle A*", middle: 0, of: (t) => t.oracle_advantage ?? null,
     more: (t) => (t.oracle_error === null ? "" : `± ${short(t.oracle_error, false)}`),
-    means: "What the turn changed in the mean outcome of forks, and the standard error: the truth, where it is more than two errors." },
+    means: "What the turn changed in the mean outcome of forks, and its standard error: within two errors of 0 it says nothing." },
   beside: { name: "the other credit's Â", middle: 0, of: (t) => t.beside ?? null,
     means: "What the credit beside would have given to the turn." },
   disagreement: { name: "difference of the credits", middle: 0, of: (t) => t.disagreement ?? null,
@@ -40,9 +40,9 @@ function legend(middle, extreme) {
     "aria-label": `from orange through none at ${middle} to blue` }), short(middle + extreme, true)];
 }
 
-/** The turn with the least value of a failed trajectory, where its turns differ; −1 where there is none. */
-function least(trajectory, measure) {
-  const values = trajectory.turns.map(measure.of).map((v) => (v === null ? Infinity : Number(v)));
+/** The turn of a failed trajectory with the lowest advantage, where its turns differ; −1 where there is none. */
+function least(trajectory) {
+  const values = trajectory.turns.map((t) => Number(t.advantage));
   const lowest = Math.min(...values), told = values.filter(Number.isFinite);
   return trajectory.solved || told.every((v) => v === lowest) ? -1 : values.indexOf(lowest);
 }

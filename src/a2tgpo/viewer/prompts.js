@@ -5,6 +5,7 @@ const FILTERS = {
   failed: { name: "all fail", keep: (g) => g.share === 0 },
   solved: { name: "all succeed", keep: (g) => g.share === 1 },
   mixed: { name: "some succeed", keep: (g) => g.share > 0 && g.share < 1 },
+  contradicts: { name: "credit contradicts", keep: (g) => g.contradicts },
   flat: { name: "no credit: every Â is 0", keep: (g) => g.flat },
 };
 
@@ -23,6 +24,7 @@ function summarise(group) {
   group.share = group.trajectories.filter((t) => t.solved).length / group.trajectories.length;
   group.spread = gains.length ? Math.max(...gains) - Math.min(...gains) : 0;
   group.flat = turns.every((t) => Number(t.advantage) === 0);
+  group.contradicts = turns.some((t) => t.contradicts);
   group.disagreement = Math.max(...turns.map((t) => Math.abs(Number(t.disagreement ?? 0))));
   group.words = [group.task_id, group.question, ...group.answers, ...turns.flatMap((t) => [t.action, t.observation])]
     .join("\n").toLowerCase();

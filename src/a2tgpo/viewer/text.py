@@ -73,30 +73,43 @@ def arithmetic(
         yield f"gain     ig = {_n(turn['gain'])}; turn group: {group}"
         yield f"         îg = {_normalised(turn, column, made_of)}"
         if turn["d"] is not None:
-            yield f"to come  D = {_n(turn['d'])} over n = {turn['n']} gains"
+            yield f"to come  D = Σ γᵏ⁻ᵗ îg = {_n(turn['d'])}, terms = {turn['n']}, γ = {_n(made_of.gamma)}"
     else:
         yield "no gain"
     if turn["outcome_advantage"] is None:
         yield f"credit   Â = {_n(turn['advantage'])}"
     else:
-        name = "α·D/√n" if made_of.rescaled else "α·D" if made_of.summed else "turn credit"
+        name = "α·D/√terms" if made_of.rescaled else "α·D" if made_of.summed else "turn credit"
+        alpha = f", α = {_n(made_of.alpha)}" if made_of.summed else ""
         own, rest = turn["turn_credit"], turn["outcome_advantage"]
-        yield f"credit   Â = {name} + R̂ = {_n(own)} + {_n(rest)} = {_n(turn['advantage'])}"
-    scale = "" if turn["clip_scale"] is None else f", c = {_n(turn['clip_scale'])}"
+        yield f"credit   Â = {name} + R̂ = {_n(own)} + {_n(rest)} = {_n(turn['advantage'])}{alpha}"
+    adaptive = made_of.clipper == "AdaptiveTurn"
+    sigmoid, beta = ("1 + β(2·sigmoid(îg) − 1) = ", f", β = {_n(made_of.beta)}") if adaptive else ("", "")
+    scale = "" if turn["clip_scale"] is None else f", c = {sigmoid}{_n(turn['clip_scale'])}{beta}"
     yield f"clip     ratio in [1 − {_n(turn['clip_low'])}, 1 + {_n(turn['clip_high'])}]{scale}"
     if "ratio" in turn:
-        yield f"after    ratio {_n(turn['ratio'])} behind the last step: {clipping(turn)}"
+        moved = f", moved by {turn['ratio'] - 1:.1e} against Â (other turns and tokens moved it too)"
+        against = moved if turn["moved_against"] else ""
+        yield f"after    ratio {_n(turn['ratio'])} behind the last step: {clipping(turn)}{against}"
     if turn["useful"] is not None:
-        yield f"useful   {'yes' if turn['useful'] else 'no'}"
+        against = "; Â goes against it" if turn["contradicts"] == "usefulness" else ""
+        yield f"useful   {'yes: new' if turn['useful'] else 'no: no new'} evidence of the task{against}"
     yield from (f"failed   {plain(call['tool'])}: {plain(call['why'])}" for call in turn["calls"] if call["why"])
 
 
 def beside(turn: Mapping[str, Any], other: str) -> Iterator[str]:
     """What forks and another credit say of the turn, a line each."""
     if "oracle_advantage" in turn:
-        yield f"oracle   A* = {_n(turn['oracle_advantage'])} ± {_n(turn['oracle_error'])}"
+        yield f"oracle   A* = {_n(turn['oracle_advantage'])} ± {_n(turn['oracle_error'])}{_agrees(turn)}"
     if other:
         yield f"beside   Â = {_n(turn['beside'])} by {plain(other)}"
+
+
+def _agrees(turn: Mapping[str, Any]) -> str:
+    sign = turn["oracle_sign"]
+    if not sign or not turn["advantage"]:
+        return ", within two errors of 0" if sign == 0 else ""
+    return ", contradicts the sign of Â" if turn["contradicts"] else ", agrees with the sign of Â"
 
 
 def clipping(turn: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ function texts(trajectory, chosen, open) {
     const tokens = k === chosen ? tokensOf(turn) : null;
     return el("article", { class: k === chosen ? "chosen" : null },
       el("h3", {}, el("button", { click: () => open(k), "aria-current": k === chosen ? "true" : null }, `turn ${k + 1}`),
-        el("span", { class: "quiet" }, ` Â ${digits(turn.advantage)}${turn.has_gain ? `, gain ${digits(turn.gain)}` : ", no gain"}`,
+        el("span", { class: "quiet", title: usefulness(turn.useful) }, ` Â ${digits(turn.advantage)}${turn.has_gain ? `, gain ${digits(turn.gain)}` : ", no gain"}`,
           turn.useful === null ? "" : turn.useful ? ", ● useful" : ", ○ not useful")),
       tokens === null ? el("pre", { "aria-label": "what the policy wrote" }, turn.action) : shadedText(tokens),
       turn.observation ? el("pre", { class: "result", "aria-label": "tool result" }, turn.observation) : null,
@@ -20,7 +20,7 @@ function steps(trajectory, k, column, made, beside) {
   if (k < trajectory.n_shared) return [["shared", "an earlier trajectory of the group has this turn and its credit", ""]];
   return [...ofGain(trajectory, k, column, made), ...ofAdvantage(trajectory, turn, made), ...ofBounds(turn, made),
     ...ofOthers(turn, beside),
-    ...(turn.useful === null ? [] : [["useful", "known from the task, not seen by the credit", turn.useful ? "yes" : "no"]])];
+    ...(turn.useful === null ? [] : [["useful", "did its result have evidence of the task that the episode had not seen?", turn.useful ? "yes" : "no"]])];
 }
 
 function ofGain(trajectory, k, column, made) {
@@ -38,8 +38,8 @@ function ofGain(trajectory, k, column, made) {
   if (turn.d !== null) {
     const later = trajectory.turns.map((t, j) => [t, j]).filter(([t, j]) => j >= k && t.has_gain);
     const sum = later.map(([t, j]) => `${j === k || made.gamma === 1 ? "" : `${digits(made.gamma ** (j - k))} · `}${digits(t.normalized_gain)}`).join(" + ");
-    rows.push(["still to come D", `Σ γᵏ⁻ᵗ îg = ${sum}`, digits(turn.d)]);
-    rows.push(["terms n", made.rescaled ? `√n = ${digits(Math.sqrt(turn.n))}` : "gains from here on", digits(turn.n)]);
+    rows.push(["still to come D", `Σ γᵏ⁻ᵗ îg, γ = ${digits(made.gamma)}: ${sum}`, digits(turn.d)]);
+    rows.push(["terms", made.rescaled ? `gains from here on; √terms = ${digits(Math.sqrt(turn.n))}` : "gains from here on", digits(turn.n)]);
   }
   return rows;
 }
@@ -63,7 +63,7 @@ function ofAdvantage(trajectory, turn, made) {
 function credited(turn, made) {
   if (!made.summed) return made.accumulator || made.credit;
   if (turn.n === 0) return "no gain of its own to sum from";
-  return made.rescaled ? `α·D/√n, α = ${digits(made.alpha)}` : `α·D, α = ${digits(made.alpha)}`;
+  return made.rescaled ? `α·D/√terms, α = ${digits(made.alpha)}` : `α·D, α = ${digits(made.alpha)}`;
 }
 
 function fromOutcome(trajectory, made) {
@@ -75,7 +75,7 @@ function fromOutcome(trajectory, made) {
 /** How far the ratio may go, and where it stood behind the iteration's last step. */
 function ofBounds(turn, made) {
   const rows = turn.clip_scale === null ? []
-    : [["clip scale c", made.clipper === "AdaptiveTurn" ? "1 + β(2σ(îg) − 1), σ the sigmoid" : made.clipper, digits(turn.clip_scale)]];
+    : [["clip scale c", made.clipper === "AdaptiveTurn" ? `1 + β(2·sigmoid(îg) − 1), β = ${digits(made.beta)}` : made.clipper, digits(turn.clip_scale)]];
   rows.push(["clip bound below", `1 − ${digits(turn.clip_low)}`, digits(1 - Number(turn.clip_low))]);
   rows.push(["clip bound above", `1 + ${digits(turn.clip_high)}`, digits(1 + Number(turn.clip_high))]);
   if (turn.ratio === undefined) return rows;
@@ -90,10 +90,8 @@ function ofBounds(turn, made) {
 function ofOthers(turn, beside) {
   const rows = [];
   if (turn.oracle_advantage !== undefined) {
-    const sure = Math.abs(turn.oracle_advantage) > 2 * turn.oracle_error;
-    const agrees = Math.sign(turn.oracle_advantage) === Math.sign(turn.advantage) ? "Â has its sign" : "Â has not its sign";
     rows.push(["value before", "V: mean outcome of forks of the state", digits(turn.value)]);
-    rows.push(["oracle A*", `V after − V before; ${sure ? agrees : "within two errors of 0"}`, digits(turn.oracle_advantage)]);
+    rows.push(["oracle A*", "V after − V before", digits(turn.oracle_advantage)]);
     rows.push(["error of A*", "standard error over forks", digits(turn.oracle_error)]);
   }
   if (turn.beside !== undefined) {
@@ -105,12 +103,29 @@ function ofOthers(turn, beside) {
 
 /** In a sentence, where the advantage comes from. */
 function verdict(turn) {
-  const way = (x) => (Number(x) > 0 ? "pushes up by" : "pulls down by");
+  const way = (x) => (Number(x) > 0 ? "pushes up by" : "pushes down by");
   const pulls = [["turn credit", turn.turn_credit], ["outcome", turn.outcome_advantage]]
     .filter(([, x]) => x !== null && Number(x) !== 0).map(([name, x]) => `${name} ${way(x)} ${digits(Math.abs(x))}`);
   const advantage = Number(turn.advantage);
-  const learned = advantage > 0 ? "The turn is made more likely" : advantage < 0 ? "The turn is made less likely" : "Nothing is learned from the turn";
-  return `${learned}${pulls.length ? `: ${pulls.join(", ")}` : ""}.${against(turn)}`;
+  const learned = advantage > 0 ? "The turn is pushed more likely" : advantage < 0 ? "The turn is pushed less likely" : "Nothing is learned from the turn";
+  return `${learned}${pulls.length ? `: ${pulls.join(", ")}` : ""}.${moved(turn)}${held(turn)}`;
+}
+
+/** That the ratio went the other way, where it did. */
+function moved(turn) {
+  if (!turn.moved_against) return "";
+  return ` Yet the update left it ${Number(turn.ratio) < 1 ? "less" : "more"} likely, ratio − 1 is ${digits(Number(turn.ratio) - 1)}: other turns and tokens moved it too.`;
+}
+
+/** What forks, or the task, say against the sign of Â; where forks tell, also that they agree. */
+function held(turn) {
+  if (turn.oracle_sign !== null) {
+    const said = turn.contradicts ? "contradicts the sign of Â" : turn.oracle_sign === 0 ? "is within two errors of 0: it has no sign to hold Â against"
+      : Number(turn.advantage) === 0 ? "has a sign, Â has none" : "agrees with the sign of Â";
+    return ` Forks: A* ${digits(turn.oracle_advantage)} ± ${digits(turn.oracle_error)} ${said}.`;
+  }
+  if (!turn.contradicts) return "";
+  return turn.useful ? " Yet its call was useful (●)." : " Yet its call was not useful (○).";
 }
 
 /** These steps as a table. */

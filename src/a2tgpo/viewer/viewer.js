@@ -23,12 +23,36 @@ function chooseFrom(id, entries, listen) {
   at(id).addEventListener("change", listen);
 }
 
+/** The nearest of some rollout sets to an iteration. */
+function nearest(among, iteration) {
+  return among.reduce((a, b) => (Math.abs(iterationOf(b) - iteration) < Math.abs(iterationOf(a) - iteration) ? b : a));
+}
+
+/** The rollout sets in which a measure has values. */
+function setsWith(measure) {
+  return sets.filter((when) => of(when).some((g) => g.trajectories.some((t) => t.turns.some((turn) => measure.of(turn) !== null))));
+}
+
+/** What has no value in this rollout set cannot colour it: its entry says which set to see. */
+function offerMeasures() {
+  const { when, iteration } = state.group;
+  for (const option of at("measure").options) {
+    const { name, within } = MEASURES[option.value];
+    option.disabled = !within.includes(when);
+    option.textContent = option.disabled ? `${name} (see ${nearest(within, iteration)})` : name;
+  }
+  if (at("measure").selectedOptions[0].disabled) at("measure").value = "advantage";
+}
+
 function drawRun() {
   const iteration = state.group.iteration;
   at("iteration").value = state.group.when;
-  at("sampled").textContent = isForked(state.group.when) ? `forks of the policy behind iteration ${iteration}: src/credit.py` : sampled;
+  const forks = sets.filter(isForked), toForks = el("button", { class: "link", click: () => openSet(nearest(forks, iteration)) }, "see the forks");
+  replace("sampled", isForked(state.group.when) ? `${of(state.group.when).length} questions played and forked by the policy behind iteration ${iteration}`
+    : [sampled, ...(forks.length ? [" · ", toForks] : [])]);
+  offerMeasures();
   replace("health", health(run.curves, iteration, made));
-  const pick = (x) => openSet(sets.reduce((a, b) => (Math.abs(iterationOf(b) - x) < Math.abs(iterationOf(a) - x) ? b : a)));
+  const pick = (x) => openSet(nearest(sets, x));
   replace("curves", Object.entries(run.curves).filter(([, points]) => points.length > 1 && points.some((p) => p[1] !== 0))
     .map(([name, points]) => curveOf(name, points, iteration, pick)));
 }
@@ -56,7 +80,24 @@ function drawGroup() {
   const also = measure === MEASURES.advantage && other ? ` Behind the bar: ${run.beside ? `Â of ${shown(run.beside)}` : "the oracle's A*"}.` : "";
   at("meaning").textContent = `${measure.means} Full colour: the iteration's largest.${also}`;
   replace("grid", grid(group, measure, extreme, state, (row, turn) => open(group, row, turn)));
+  bringIntoGrid();
   replace("beliefs", beliefChart(group.trajectories, (t) => t.solved, state.row));
+}
+
+/** Scroll the grid sideways to the turn that is looked at. */
+function bringIntoGrid() {
+  const box = at("grid").parentElement, cell = at("grid").querySelector("button[aria-current]").parentElement;
+  const most = cell.offsetLeft - cell.parentElement.firstChild.offsetWidth;  // beyond it the row's name hides the cell
+  if (box.scrollLeft > most || box.scrollLeft + box.clientWidth < cell.offsetLeft + cell.offsetWidth) box.scrollLeft = most;
+  drawBeyond();
+}
+
+/** Say how many turns of the grid are out of sight, where it scrolls. */
+function drawBeyond() {
+  const box = at("grid").parentElement, edge = box.getBoundingClientRect().right;
+  const beyond = [...at("grid").querySelectorAll("thead th")].filter((head) => head.getBoundingClientRect().right > edge + 4).length;
+  at("beyond").hidden = box.scrollWidth <= box.clientWidth;
+  at("beyond").textContent = beyond ? `→ ${beyond} more turn${beyond > 1 ? "s" : ""} to the right: scroll the grid` : "← earlier turns to the left: scroll the grid";
 }
 
 function drawTurn() {
@@ -73,6 +114,14 @@ function drawTurn() {
 /** What was drawn anew has lost the focus: give it to the turn that is looked at. */
 function focusOn(id) {
   at(id).querySelector("button[aria-current]").focus();
+}
+
+/** Bring what a key has changed into view, the turn's text and its cell; `last` wins where there is no room for both. */
+function bringIntoView(last) {
+  const text = at("texts").querySelector("article.chosen"), cell = at("grid").querySelector("button[aria-current]").parentElement;
+  for (const one of last === "cell" ? [text, cell] : [cell, text]) one.scrollIntoView({ block: "nearest" });
+  const top = cell.getBoundingClientRect().top;
+  if (top < 0 && text.getBoundingClientRect().bottom - top <= innerHeight) cell.scrollIntoView({ block: "nearest" });
 }
 
 /** Look at a turn; what does not exist is brought to the nearest that does. */
@@ -96,10 +145,10 @@ function openSet(when) {
   openGroup(of(when).find((g) => g.task_id === state.group?.task_id) ?? telling(of(when)));
 }
 
-/** Look at a group: at the turn of its first failed trajectory that has the least advantage. */
+/** Look at a group: at the turn of its first failed trajectory that lost most by forks, else has the lowest advantage. */
 function openGroup(group) {
-  const row = Math.max(0, group.trajectories.findIndex((t) => !t.solved));
-  open(group, row, Math.max(0, least(group.trajectories[row], MEASURES.advantage)));
+  const row = Math.max(0, group.trajectories.findIndex((t) => !t.solved)), lost = lostBy(group.trajectories[row]);
+  open(group, row, lost < 0 ? Math.max(0, least(group.trajectories[row])) : lost);
 }
 
 /** Of some groups the one with most to see: its advantages differ most. */
@@ -129,7 +178,10 @@ document.addEventListener("keydown", (event) => {
   const { group, row, turn } = state, inGrid = at("grid").contains(event.target);
   const go = { j: [0, 1], k: [0, -1], ...(inGrid && { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }) }[event.key];
   if (event.key === "/") at("search").focus();
-  else if (go) open(group, row + go[0], turn + go[1]);
+  else if (go) {
+    open(group, row + go[0], turn + go[1]);
+    bringIntoView(/^[jk]$/.test(event.key) ? "text" : "cell");
+  }
   else return;
   event.preventDefault();
 });
@@ -147,8 +199,10 @@ at("iteration").addEventListener("change", () => openSet(at("iteration").value))
 replace("limits", healthLimits(made));
 chooseFrom("filter", FILTERS, drawPrompts);
 chooseFrom("sort", run.beside ? SORTS : Object.fromEntries(Object.entries(SORTS).filter(([key]) => key !== "disagreement")), drawPrompts);
-const recorded = Object.entries(MEASURES).filter(([, m]) => run.groups.some((g) => g.trajectories.some((t) => t.turns.some((turn) => m.of(turn) !== null))));
-chooseFrom("measure", Object.fromEntries(recorded), drawGroup);
+Object.values(MEASURES).forEach((measure) => { measure.within = setsWith(measure); });
+chooseFrom("measure", Object.fromEntries(Object.entries(MEASURES).filter(([, { within }]) => within.length)), drawGroup);
 at("search").addEventListener("input", drawPrompts);
+at("grid").parentElement.addEventListener("scroll", drawBeyond);
+window.addEventListener("resize", drawBeyond);
 window.addEventListener("hashchange", follow);
 if (!follow()) openGroup(telling(of(sets.findLast((when) => !isForked(when)) ?? sets.at(-1))));
