@@ -146,7 +146,7 @@ def main() -> None:
                 (engine.take_usage() for engine in (joined, free, again)), key=lambda u: u["engine/places_taken"]
             )
     first = median(seconds["rows join as places come free"])
-    print("| way | seconds, median (least–most) | ratio | places taken | waiting |\n|---|---|---|---|---|")
+    print("| way | seconds, median (least–most) | ratio | places taken | waiting, s |\n|---|---|---|---|---|")
     for name, found in seconds.items():
         taken, idle = usage[name].values()
         spread = f"{median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
