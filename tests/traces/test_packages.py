@@ -7,7 +7,7 @@ import pytest
 from a2tgpo.traces.from_run import read_traces
 from a2tgpo.traces.trace import require_package
 from tests.helpers.traced_run import HOSTILE, exported, foreign, imported, leave_lines, leave_spoken_run, rows
-from tests.helpers.viewed_run import group, leave_viewed_run, turn
+from tests.helpers.viewed_run import leave_viewed_run, older, turn
 from tests.traces.test_export import TAGS
 
 packages = pytest.mark.traces
@@ -16,7 +16,7 @@ packages = pytest.mark.traces
 @pytest.fixture
 def lines():
     """A group with calls, hostile texts, a turn that is shared and a bound that is infinite."""
-    made = group()
+    made = older(2)
     made[0] |= {"turns": [turn(HOSTILE, HOSTILE), turn(HOSTILE)], "clip_high": [float("inf")] * 2}
     made[1] |= {"turns": list(TAGS), "n_shared": 1}
     return made
