@@ -218,7 +218,7 @@ def test_forks_stand_beside_the_credit(opened, tmp_path):
     assert (shown["value before"], shown["oracle A*"], shown["error of A*"]) == ("0.5", "-0.25", "0.0625")
     assert cell(tab, 0, 0).inner_text().split() == ["▼", "○", "-1.50", "|", "-0.25"]
     assert "Forks: A* -0.25 ± 0.0625 agrees with the sign of Â." in tab.locator("#arithmetic p").inner_text()
-    assert "lowest A* beyond its error, -0.25: turn 1" in tab.locator("#blame").inner_text()
+    assert "lowest A* that is two errors below 0, -0.25: turn 1" in tab.locator("#blame").inner_text()
     tab.select_option("#measure", "oracle")
     assert cell(tab, 1, 0).inner_text().split() == ["●", "+0.13", "±", "0.06"]
     assert tab.locator("#sampled").inner_text().endswith("played and forked by the policy behind iteration 2")
@@ -233,7 +233,7 @@ def test_the_turn_that_lost_most_by_forks_comes_first_and_is_opened(opened):
     tab.select_option("#iteration", "2 forks")
     assert place(tab)["turn"] == "2"
     assert tab.locator("#blame").inner_text() == (
-        "What speaks against its turns (forks first, then the credit): lowest A* beyond its error, -0.25: turn 2 · "
+        "What speaks against its turns (forks first, then the credit): lowest A* that is two errors below 0, -0.25: turn 2 · "
         "lowest advantage, -1.5: turn 1 · call not useful (no new evidence): turn 1"
     )
     assert cell(tab, 0, 0).inner_text().startswith("▼")

@@ -2,10 +2,15 @@
 
 const FELL = 0.01;  // a belief that fell by less says nothing
 
-/** The turn of a failed trajectory that forks say lost most, beyond the error of A*; −1 where there is none. */
+/** The turn of a failed trajectory that forks say lost most, by two errors of A* at least; −1 where there is none. */
 function lostBy(trajectory) {
   const told = [...trajectory.turns.keys()].filter((k) => trajectory.turns[k].oracle_sign < 0);
   return trajectory.solved || !told.length ? -1 : told.reduce((a, b) => (trajectory.turns[b].oracle_advantage < trajectory.turns[a].oracle_advantage ? b : a));
+}
+
+/** Do forks say something of its turns? */
+function forked(trajectory) {
+  return trajectory.turns.some((t) => t.oracle_sign !== null);
 }
 
 /** What speaks against turns of a failed trajectory: [what, the turns it is about, or null]: forks, the credit, the rest.
@@ -17,7 +22,8 @@ function blame(trajectory) {
   const worst = (of) => all.reduce((a, b) => (of(b) < of(a) ? b : a));
   const dropped = worst(fell), lost = lostBy(trajectory), lowest = least(trajectory);
   return [
-    [`lowest A* beyond its error, ${digits(turns[Math.max(0, lost)].oracle_advantage)}`, lost < 0 ? [] : [lost]],
+    lost < 0 && forked(trajectory) ? ["no A* is two errors below 0", null]
+      : [`lowest A* that is two errors below 0, ${digits(turns[Math.max(0, lost)].oracle_advantage)}`, lost < 0 ? [] : [lost]],
     lowest < 0 && turns.length > 1 ? ["nothing in the credit, which is the same for all", null]
       : [`lowest advantage, ${digits(turns[Math.max(0, lowest)].advantage)}`, lowest < 0 ? [] : [lowest]],
     [`belief fell by ${digits(-fell(dropped))}`, fell(dropped) < -FELL ? [dropped] : []],
@@ -32,6 +38,6 @@ function blame(trajectory) {
 function blameLine(trajectory, open) {
   const links = (about) => about.map((k, i) => [i ? ", " : "", el("button", { class: "link", click: () => open(k) }, `turn ${k + 1}`)]).flat();
   const said = blame(trajectory).map(([what, about]) => (about === null ? [what] : [`${what}: `, ...links(about)]));
-  const order = trajectory.turns.some((t) => t.oracle_sign !== null) ? "forks first, then the credit" : "the credit first";
+  const order = forked(trajectory) ? "forks first, then the credit" : "the credit first";
   return said.length ? el("p", { id: "blame" }, el("strong", {}, "What speaks against its turns"), ` (${order}): `, said.map((one, i) => [i ? " · " : "", ...one]).flat()) : null;
 }
