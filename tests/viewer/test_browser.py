@@ -234,7 +234,8 @@ def test_the_turn_that_lost_most_by_forks_comes_first_and_is_opened(opened):
     assert place(tab)["turn"] == "2"
     assert tab.locator("#blame").inner_text() == (
         "What speaks against its turns (forks first, then the credit): "
-        "lowest A* that is two errors below 0, -0.25: turn 2 · lowest advantage, -1.5: turn 1 · call not useful (no new evidence): turn 1"
+        "lowest A* that is two errors below 0, -0.25: turn 2 · lowest advantage, -1.5: turn 1 · "
+        "call not useful (no new evidence): turn 1"
     )
     assert cell(tab, 0, 0).inner_text().startswith("▼")
 

@@ -88,7 +88,8 @@ class HuggingFaceEngine:
 
     Rows leave and join together, once they are many. In `deterministic` batches all that have left are waited for, to
     the last tool, which makes batches, and with them every rounding, a function of the seed alone; in others whoever is
-    there goes on. The history is never read again: each turn only the tool result and the last sampled token are fed.
+    there goes on. So with deterministic batches nobody may hold back one session until another's action is finished.
+    The history is never read again: each turn only the tool result and the last sampled token are fed.
     """
 
     def __init__(self, max_sessions: int, deterministic: bool | str) -> None:
