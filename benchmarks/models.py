@@ -1,0 +1,85 @@
+"""The three sizes of model that benchmarks run on: the embedded policy, a random one of 30 M, SmolLM2-135M."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+import a2tgpo.policies
+from a2tgpo.policies.policy import Policy
+from a2tgpo.policies.pretrained import load_policy
+
+EMBEDDED = Path(a2tgpo.policies.__path__[0]) / "tiny"
+SMOLLM2 = Path(__file__).resolve().parents[1] / ".cache" / "models" / "smollm2"
+POSITIONS = 8192
+SHAPES: dict[str, PretrainedConfig] = {
+    "30 M": Qwen3Config(
+        vocab_size=522,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=10,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+    ),
+    "135 M": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+    ),
+}
+"""Models whose weights are random here. "135 M" is SmolLM2-135M, and has its weights where `make test-real` left them."""
+NAMES = ("0.66 M", *SHAPES)
+
+
+def has_weights(name: str) -> bool:
+    """Are there trained weights of this size?"""
+    return name == NAMES[0] or (name == "135 M" and SMOLLM2.is_dir())
+
+
+def load(name: str, device: torch.device) -> Policy:
+    """A policy in fp32 weights with room for POSITIONS tokens. Raises KeyError for an unknown name."""
+    policy = _from_folder(SMOLLM2 if name == "135 M" and has_weights(name) else EMBEDDED)
+    if not has_weights(name):
+        torch.manual_seed(0)
+        policy = Policy(AutoModelForCausalLM.from_config(SHAPES[name], attn_implementation="sdpa").eval(), policy.tokenizer)
+    policy.model.config.max_position_embeddings = POSITIONS  # positions are rotations: a number of the configuration
+    policy.model.to(device)
+    return policy
+
+
+def _from_folder(path: Path) -> Policy:
+    return load_policy(str(path), "float32", "sdpa", False, False, 1.0, 1.0)
+
+
+def unlikely_ids(policy: Policy) -> list[int]:
+    """Ids that end an action, and those that the tokenizer does not know: a benchmark sets its own lengths."""
+    vocabulary = policy.model.config.vocab_size
+    return sorted({*policy.end_ids, *range(len(policy.tokenizer), vocabulary)} & set(range(vocabulary)))
+
+
+@contextmanager
+def never_ending(policy: Policy) -> Iterator[None]:
+    """Inside, the policy never samples an end token."""
+    ids = torch.tensor(unlikely_ids(policy), device=policy.device)
+
+    def forbid(module: object, args: object, out: CausalLMOutputWithPast) -> None:
+        out.logits[..., ids] = -math.inf
+
+    with policy.model.register_forward_hook(forbid):
+        yield
