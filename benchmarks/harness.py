@@ -58,17 +58,18 @@ class Benchmark:
         ways: Mapping[str, Callable[[], object]],
         facts: Mapping[str, Mapping[str, Any]] | None = None,
         rounds: int | None = None,
+        wall: bool = False,
     ) -> dict[str, float]:
-        """Run every way in turn, once unmeasured and then `rounds` times, and table its seconds: CPU seconds on a CPU,
-        wall seconds on a GPU. A ratio is that to the first way in the same round. `facts` are further columns.
+        """Run every way in turn, `rounds` times, and table its seconds: of the CPU, or with `wall` and on a GPU those on
+        the clock. A ratio is that to the first way in the same round. `facts` are further columns. All ways have run
+        before, when they were held against each other: nothing is warmed up here.
 
         Returns the median ratio of each way."""
-        for way in ways.values():
-            way()
+        wall = wall or self.device.type == "cuda"
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds or self.rounds):
             for name, way in ways.items():
-                seconds[name].append(self._timed(way))
+                seconds[name].append(self._timed(way, wall))
         first = seconds[next(iter(ways))]
         rows = []
         for name, spent in seconds.items():
@@ -77,16 +78,17 @@ class Benchmark:
         self.table(title, rows)
         return {row["way"]: row["ratio"] for row in rows}
 
-    def _timed(self, way: Callable[[], object]) -> float:
-        clock = time.process_time
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-            clock = time.perf_counter
+    def _timed(self, way: Callable[[], object], wall: bool) -> float:
+        clock = time.perf_counter if wall else time.process_time
+        self._finish_work()
         began = clock()
         way()
+        self._finish_work()
+        return clock() - began
+
+    def _finish_work(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return clock() - began
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep rows of figures and print them as Markdown. `x`, `x_least` and `x_most` share a column."""
@@ -102,7 +104,7 @@ class Benchmark:
         met = (at_most is None or measured <= at_most) and (at_least is None or measured >= at_least)
         self.goals.append({"goal": what, "at_most": at_most, "at_least": at_least, "measured": measured, "met": met})
         bound = f"at least {at_least:g}" if at_most is None else f"at most {at_most:g}"
-        print(f"goal {'met' if met else 'MISSED'}: {what}: {measured:.3g}, {bound}", flush=True)
+        print(f"goal {'met' if met else 'MISSED'}: {what}: {measured:.4g}, {bound}", flush=True)
 
     def write(self, folder: Path) -> Path:
         """Keep everything as `folder`/name.json, on a GPU name.cuda.json."""

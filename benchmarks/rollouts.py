@@ -1,87 +1,137 @@
-"""Rollouts of several turns whose actions are of very different length: who is sampled together, and what a tool costs.
+"""Rollouts of several turns whose actions are of very different length: who is sampled together, and what is read again.
 
-    python benchmarks/rollouts.py                                 # the embedded policy
-    python benchmarks/rollouts.py --model .cache/models/smollm2   # another one
-
-Every way plays the same episodes in turn, `--rounds` times: log-normal action lengths, six turns of actions, results of
-forty tokens. Trajectories must agree token for token before anything is timed.
+Every way plays the same episodes. What is timed is sampled; that the ways agree is seen on greedy episodes, token for
+token.
 """
 
-import argparse
 import asyncio
-import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from statistics import median
 
-import numpy as np
+import torch
 
 from a2tgpo.engines import huggingface
 from a2tgpo.engines.huggingface import HuggingFaceEngine, Prompt, Session
 from a2tgpo.policies.policy import Policy
-from a2tgpo.policies.pretrained import load_policy
-from a2tgpo.rollouts.loop import Rollout
-from a2tgpo.rollouts.protocols import Completion, Sampling, StepResult
-from a2tgpo.rollouts.rewards.outcome import OutcomeReward
-from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory
-from a2tgpo.system.process import configure_process
+from a2tgpo.rollouts.protocols import Completion, Engine, Sampling
+from a2tgpo.rollouts.trajectory import Trajectory
+from benchmarks import models
+from benchmarks.episodes import DrawnLengths, Episodes, rollout, sampling_of_drawn_length
+from benchmarks.harness import Benchmark
 
-TURNS, RESULT, PROMPT = 6, 40, 40
-"""Actions of an episode; tokens of a result and of a prompt, about."""
-
-
-class Talk:
-    """Six actions, each answered by a text, after `seconds`."""
-
-    stop_strings = ()
-    deterministic = True
-
-    def __init__(self, task: Task, seconds: float) -> None:
-        self.task, self.seconds, self.heard = task, seconds, 0
-
-    def prompt(self) -> str:
-        return " the" * PROMPT + self.task.question
-
-    def step(self, action_text: str) -> StepResult:
-        self.heard += 1
-        time.sleep(self.seconds)
-        return StepResult(stop=StopReason.ANSWERED) if self.heard == TURNS else StepResult(" the" * RESULT)
-
-    def state(self) -> None:
-        return None
-
-    def finish(self, stop: StopReason) -> dict[str, float]:
-        return {"success": 0.0}
+FLIPPED = 0.1
+"""Share of greedy episodes that may differ in one of their tokens: two ids are now and then equally likely up to
+rounding."""
 
 
-class DrawnLengths(HuggingFaceEngine):
-    """Actions of log-normal length with a median of a quarter of the most, keyed as the noise is."""
+@dataclass(frozen=True)
+class Work:
+    """A model, its episodes, and how many are sampled side by side."""
 
-    async def extend(self, session: Session, new_ids: Sequence[int], sampling: Sampling) -> Completion:
-        drawn = math.exp(0.8 * np.random.default_rng(sampling.key).standard_normal()) * sampling.max_tokens / 4
-        limited = replace(sampling, max_tokens=min(max(int(drawn), 2), sampling.max_tokens))
-        return replace(await super().extend(session, new_ids, limited), finish="stop")
+    model: str
+    episodes: Episodes
+    sessions: int
+    every_way: bool = True
+    """Or only ours and `generate`?"""
+    tool_seconds: float = 0.0
+    """What a slow tool takes, where that is to be measured."""
+    at_least: float = 2.0
+    """How many times as long may `generate` over the whole history take?"""
+
+
+SHORT = Episodes(groups=24, group_size=1, turns=6, prompt=40, action=72, result=40)
+LONG_RESULTS = Episodes(groups=2, group_size=2, turns=6, prompt=40, action=24, result=120)
+SIZES = {
+    "cpu": (
+        Work("0.66 M", SHORT, 12, tool_seconds=0.05),
+        Work("135 M", LONG_RESULTS, 4, every_way=False, at_least=2.5),
+    ),
+    "cuda": (
+        Work("30 M", replace(SHORT, groups=128, action=300, result=500), 64, tool_seconds=0.05),
+        Work("135 M", replace(SHORT, groups=128, action=300, result=500), 64, at_least=2.5),
+    ),
+}
+
+# ---- The usual ways --------------------------------------------------------------------------------------------------
 
 
 class ReadAgain(DrawnLengths):
-    """Reads the whole history again for every action."""
+    """Our engine, which reads the whole history again for every action."""
 
     async def open(self, prompt_ids: Sequence[int], n: int) -> list[Session]:
+        """Sessions that know their history."""
         sessions = await super().open(prompt_ids, n)
         for session in sessions:
             session.history = list(prompt_ids)
         return sessions
 
     async def extend(self, session: Session, new_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Begin anew, with the history as the prompt."""
         session.history += new_ids
         session.prompt = Prompt(tuple(session.history[:-1]), to_begin=1)
         session.begun, session.states, session.pending = False, None, session.history[-1:]
         completion = await super().extend(session, (), sampling)
         session.history += completion.ids
         return completion
+
+
+class Generate:
+    """Each turn waits for all, reads the whole history again and calls `model.generate` on the padded batch."""
+
+    def __init__(self, episodes: Episodes, max_sessions: int) -> None:
+        self.episodes, self.max_sessions = episodes, max_sessions
+        self._open: dict[int, list[int]] = {}
+        self._waiting: dict[int, tuple[Sampling, asyncio.Future]] = {}
+
+    def sync(self, policy: Policy) -> None:
+        """Sample from `policy`."""
+        self._policy = policy
+
+    async def open(self, prompt_ids: Sequence[int], n: int) -> list[int]:
+        """`n` sessions, each with a history of its own."""
+        first = max(self._open, default=-1) + 1
+        self._open |= {first + i: list(prompt_ids) for i in range(n)}
+        return list(range(first, first + n))
+
+    async def extend(self, session: int, new_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Append to the history, and generate once all are waiting."""
+        self._open[session] += new_ids
+        done = asyncio.get_running_loop().create_future()
+        self._waiting[session] = (sampling_of_drawn_length(self.episodes, sampling), done)
+        self._run_when_all_wait()
+        return await done
+
+    def close(self, session: int) -> None:
+        """Forget the session."""
+        del self._open[session]
+        self._run_when_all_wait()
+
+    def _run_when_all_wait(self) -> None:
+        if self._waiting and len(self._waiting) == len(self._open):
+            waiting, self._waiting = list(self._waiting.items()), {}
+            for i in range(0, len(waiting), self.max_sessions):
+                self._generate(waiting[i : i + self.max_sessions])
+
+    @torch.no_grad()
+    def _generate(self, waiting: Sequence[tuple[int, tuple[Sampling, asyncio.Future]]]) -> None:
+        policy, samplings = self._policy, [sampling for _, (sampling, _) in waiting]
+        histories = [self._open[session] for session, _ in waiting]
+        width = max(map(len, histories))
+        ids = torch.tensor([[policy.pad_id] * (width - len(ids)) + ids for ids in histories], device=policy.device)
+        real = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in histories], device=policy.device)
+        out = policy.model.generate(
+            input_ids=ids,
+            attention_mask=real,
+            max_new_tokens=max(sampling.max_tokens for sampling in samplings),
+            do_sample=not samplings[0].greedy,
+            pad_token_id=policy.pad_id,
+            **({} if samplings[0].greedy else {"top_k": 0}),
+        )
+        for (session, (sampling, done)), new in zip(waiting, out[:, width:].tolist(), strict=True):
+            own = tuple(new[: sampling.max_tokens])
+            self._open[session] += own
+            done.set_result(Completion(own, (0.0,) * len(own), "stop"))
 
 
 def in_step(play: Callable[[], object]) -> object:
@@ -93,75 +143,58 @@ def in_step(play: Callable[[], object]) -> object:
         huggingface.KEEP_SHARE = kept
 
 
-def main() -> None:
-    """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = Path(__file__).resolve().parents[1]
-    parser.add_argument("--model", type=Path, default=root / "src" / "a2tgpo" / "policies" / "tiny")
-    parser.add_argument("--episodes", type=int, default=64)
-    parser.add_argument("--sessions", type=int, default=32, help="side by side")
-    parser.add_argument("--action", type=int, default=72, help="tokens of the longest action")
-    parser.add_argument("--tool", type=float, default=0.05, help="seconds of a slow tool")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    configure_process(threads=1, keep_memory=True)
-    policy = never_ending(load_policy(str(arguments.model), "float32", "sdpa", False, False, 1.0, 1.0))
-    prompts = [(n, Task(f"t{n}", f" {n}?", ("x",))) for n in range(arguments.episodes)]
+# ---- Measured --------------------------------------------------------------------------------------------------------
 
-    def play(engine: HuggingFaceEngine, seconds: float = 0.0) -> list[Trajectory]:
-        room = {"max_prompt_tokens": 2 * PROMPT, "max_response_tokens": TURNS * (arguments.action + 2 * RESULT)}
-        limits = room | {"max_action_tokens": arguments.action, "max_sessions": arguments.episodes}
-        reward = OutcomeReward("success", malformed=0.0, unanswered=0.0)
-        rollout = Rollout(
-            engine, partial(Talk, seconds=seconds), reward, **limits, episode_timeout=600.0, max_failed_share=0.0
-        )
-        return asyncio.run(rollout.run_async(policy, prompts, 1, (0,), greedy=False))
+OURS, AGAIN = "rows join as places come free (ours)", "generate over the whole history"
 
-    engines = joined, free, again = tuple(
-        made(arguments.sessions, deterministic)
+
+def measure(bench: Benchmark, works: Sequence[Work]) -> None:
+    """Time all ways on each of `works`."""
+    for work in works:
+        policy = models.load(work.model, bench.device)
+        with models.never_ending(policy):
+            _measure(bench, work, policy)
+
+
+def _measure(bench: Benchmark, work: Work, policy: Policy) -> None:
+    joined, free, again = (
+        made(work.episodes, work.sessions, deterministic)
         for made, deterministic in ((DrawnLengths, True), (DrawnLengths, False), (ReadAgain, True))
     )
-    slow = arguments.tool
-    ways = {
-        "rows join as places come free": lambda: play(joined),
-        "the same, batches not deterministic": lambda: play(free),
-        "a batch until all have finished": lambda: in_step(lambda: play(joined)),
-        "that, the history read again": lambda: in_step(lambda: play(again)),
-        f"rows join, tools of {slow:g} s": lambda: play(joined, slow),
-        f"the same, batches not deterministic, tools of {slow:g} s": lambda: play(free, slow),
-    }
-    expected, *others = [[t.token_ids for t in way()] for way in ways.values()]
-    print(f"{len(expected)} episodes, {sum(map(len, expected))} tokens; the same token for token in all ways: ", end="")
-    print([sum(a == b for a, b in zip(expected, other, strict=True)) for other in others])
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    usage: dict[str, dict[str, float]] = {}
-    for _ in range(arguments.rounds):
-        for name, way in ways.items():
-            for engine in engines:
-                engine.take_usage()
-            began = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - began)
-            usage[name] = max(
-                (engine.take_usage() for engine in (joined, free, again)), key=lambda u: u["engine/places_taken"]
-            )
-    first = median(seconds["rows join as places come free"])
-    print("| way | seconds, median (least–most) | ratio | places taken | waiting, s |\n|---|---|---|---|---|")
-    for name, found in seconds.items():
-        taken, idle = usage[name].values()
-        spread = f"{median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
-        print(f"| {name} | {spread} | {median(found) / first:.2f} | {taken:.2f} | {idle:.2f} |")
+    play = partial(_play, bench, policy, work.episodes)
+    ways: dict[str, Callable[..., list[Trajectory]]] = {OURS: partial(play, joined)}
+    if work.every_way:
+        ways["the same, batches not deterministic"] = partial(play, free)
+        ways["a batch until all have finished"] = lambda **how: in_step(partial(play, joined, **how))
+        ways["that, and the history read again"] = lambda **how: in_step(partial(play, again, **how))
+    ways[AGAIN] = partial(play, Generate(work.episodes, work.sessions))
+    joined.take_usage()
+    expected = ways[OURS](greedy=True)
+    facts = {OURS: {"places taken": joined.take_usage()["engine/places_taken"]}}
+    for name in list(ways)[1:]:
+        differ = sum(a.token_ids != b.token_ids for a, b in zip(ways[name](greedy=True), expected, strict=True))
+        bench.agree(f"{work.model}: share of other greedy episodes, {name}", differ / len(expected), FLIPPED)
+    tokens = sum(len(t.token_ids) for t in expected)
+    title = f"{work.model}: {len(expected)} episodes of {work.episodes.turns} turns, {tokens} tokens"
+    ratios = bench.compare(f"{title}, {work.sessions} side by side", ways, facts)
+    bench.goal(f"{work.model}: {AGAIN} over ours", ratios[AGAIN], at_least=work.at_least)
+    if work.tool_seconds:
+        _slow_tools(bench, work, play, joined, free)
 
 
-def never_ending(policy: Policy) -> Policy:
-    """A policy that never samples an end token."""
+def _play(
+    bench: Benchmark, policy: Policy, episodes: Episodes, engine: Engine, greedy: bool = False, seconds: float = 0.0
+) -> list[Trajectory]:
+    """Greedy episodes are played in fp32, so that they can be compared."""
+    played = rollout(engine, episodes, seconds)
+    if greedy:
+        return played.run(policy, episodes.tasks(), episodes.group_size, (0,), greedy=True)
+    with bench.precision():
+        return played.run(policy, episodes.tasks(), episodes.group_size, (0,), greedy=False)
 
-    def unlikely(module: object, args: object, out: object) -> None:
-        out.logits[..., list(policy.end_ids)] = -math.inf
 
-    policy.model.register_forward_hook(unlikely)
-    return policy
-
-
-if __name__ == "__main__":
-    main()
+def _slow_tools(bench: Benchmark, work: Work, play: Callable[..., list[Trajectory]], *engines: DrawnLengths) -> None:
+    names = ("all wait for the slowest tool (ours, deterministic)", "who is there goes on (ours, not deterministic)")
+    ways = {name: partial(play, engine, seconds=work.tool_seconds) for name, engine in zip(names, engines, strict=True)}
+    fast = {"tools that take no time": partial(play, engines[0])}
+    bench.compare(f"{work.model}: tools of {work.tool_seconds:g} s, wall time", fast | ways, wall=True)
