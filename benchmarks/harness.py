@@ -65,11 +65,10 @@ class Benchmark:
         before, when they were held against each other: nothing is warmed up here.
 
         Returns the median ratio of each way."""
-        wall = wall or self.device.type == "cuda"
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds or self.rounds):
             for name, way in ways.items():
-                seconds[name].append(self._timed(way, wall))
+                seconds[name].append(self.timed(way, wall))
         first = seconds[next(iter(ways))]
         rows = []
         for name, spent in seconds.items():
@@ -78,17 +77,18 @@ class Benchmark:
         self.table(title, rows)
         return {row["way"]: row["ratio"] for row in rows}
 
-    def _timed(self, way: Callable[[], object], wall: bool) -> float:
-        clock = time.perf_counter if wall else time.process_time
-        self._finish_work()
-        began = clock()
-        way()
-        self._finish_work()
-        return clock() - began
-
-    def _finish_work(self) -> None:
+    def now(self, wall: bool = False) -> float:
+        """Seconds of the CPU, or with `wall` and on a GPU those on the clock, once the work so far is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.perf_counter() if wall else time.process_time()
+
+    def timed(self, way: Callable[[], object], wall: bool = False) -> float:
+        """Seconds that `way` takes."""
+        began = self.now(wall)
+        way()
+        return self.now(wall) - began
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep rows of figures and print them as Markdown. `x`, `x_least` and `x_most` share a column."""

@@ -176,7 +176,8 @@ def _measure(bench: Benchmark, work: Work, policy: Policy) -> None:
         bench.agree(f"{work.model}: share of other greedy episodes, {name}", differ / len(expected), FLIPPED)
     tokens = sum(len(t.token_ids) for t in expected)
     title = f"{work.model}: {len(expected)} episodes of {work.episodes.turns} turns, {tokens} tokens"
-    ratios = bench.compare(f"{title}, {work.sessions} side by side", ways, facts)
+    rounds = None if work.every_way else 1
+    ratios = bench.compare(f"{title}, {work.sessions} side by side", ways, facts, rounds)
     bench.goal(f"{work.model}: {AGAIN} over ours", ratios[AGAIN], at_least=work.at_least)
     if work.tool_seconds:
         _slow_tools(bench, work, play, joined, free)

@@ -39,16 +39,19 @@ class Work:
     """Log-probs with all gains over log-probs alone."""
 
 
-LONG = Episodes(groups=1, group_size=8, turns=7, prompt=40, action=90, result=118, sigma=0)
-"""7 · 90 + 6 · 73 + 40 tokens: about 1,100 of which 7 turns are actions."""
+LONG = Episodes(groups=1, group_size=8, turns=7, prompt=40, action=60, result=106, sigma=0)
+"""1,096 tokens."""
+PAPER_LENGTH = replace(LONG, group_size=32, prompt=200, action=200, result=500)
+"""4,600 tokens."""
 SIZES = {
     "cpu": (
-        Work("0.66 M", replace(LONG, action=60, result=106), 4096),
-        Work("135 M", replace(LONG, action=60, result=106, group_size=1), 4096),
+        Work("0.66 M", LONG, 4096),
+        Work("0.66 M", replace(PAPER_LENGTH, group_size=1), 8192),
+        Work("135 M", replace(LONG, group_size=1), 4096),
     ),
     "cuda": (
-        Work("135 M", replace(LONG, group_size=32, prompt=200, action=200, result=500), 32768, goal=1.06),
-        Work("30 M", replace(LONG, group_size=32, prompt=200, action=200, result=500), 32768, goal=1.06),
+        Work("30 M", PAPER_LENGTH, 32768, goal=1.06),
+        Work("135 M", PAPER_LENGTH, 32768, goal=1.06),
     ),
 }
 
