@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from a2tgpo.system.process import configure_process
 from benchmarks.harness import Benchmark, Disagreement
 
-NAMES = ("floors", "credit", "scoring", "update", "rollouts", "trl_iteration")
+NAMES = ("floors", "credit", "scoring", "update", "vocabulary", "rollouts", "trl_iteration")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -1,5 +1,6 @@
-"""The paper's credit (eqs. 3, 6–9, 11) of a rollout set: ours over tensors, and the loop over turns that one would write."""
+"""The paper's credit (eqs. 3, 6–9, 11) of a rollout set: ours over tensors, and a loop over turns."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def standardised(values: Sequence[float]) -> list[float]:
 
 def by_loop(beliefs: list[list[float]], outcomes: list[float], groups: list[int]) -> list[Row]:
     """îg, Â and the clip bounds of every turn, trajectory by trajectory; `beliefs` are those of its states."""
-    gains = [[after - before for before, after in zip(b, b[1:], strict=False)] for b in beliefs]
+    gains = [[after - before for before, after in itertools.pairwise(b)] for b in beliefs]
     members: dict[int, list[int]] = defaultdict(list)
     for row, group in enumerate(groups):
         members[group].append(row)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+
 from a2tgpo.engines.huggingface import HuggingFaceEngine, Session
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.loop import Rollout
@@ -143,4 +144,3 @@ def random_trajectories(policy: Policy, episodes: Episodes, seed: int = 0) -> li
             outcome = float(random.integers(2))
             made.append(Trajectory(task, group, sample, prompt, tuple(turns), outcome, StopReason.ANSWERED))
     return made
-

@@ -148,10 +148,11 @@ def _phases(bench: Benchmark, work: Work, rate: float, speed: float) -> list[dic
     counter = Forwards(bench, policy, costs)
     seconds, trajectories = bench.now(), play()
     seconds, counts = bench.now() - seconds, counter.close()
+    decoding, reading, flop = (counts[key] for key in ("decoding, seconds", "reading, seconds", "reading, FLOP"))
     rows = [
-        _row("rollout, decoding", counts["decoding, seconds"], counts["bytes"] / speed, GB=counts["bytes"] / 1e9),
-        _row("rollout, reading", counts["reading, seconds"], counts["reading, FLOP"] / rate, **_g(counts["reading, FLOP"])),
-        {"phase": "rollout, outside the model", "seconds": seconds - counts["decoding, seconds"] - counts["reading, seconds"]},
+        _row("rollout, decoding", decoding, counts["bytes"] / speed, GB=counts["bytes"] / 1e9),
+        _row("rollout, reading", reading, flop / rate, GFLOP=flop / 1e9),
+        {"phase": "rollout, outside the model", "seconds": seconds - decoding - reading},
     ]
     batch, queries = collate(trajectories, policy.pad_id), scoring.queries_of(policy, trajectories, 12)
     actions, seen = int((batch.turn_ids >= 0).sum()), [i + 1 for n in batch.lengths.tolist() for i in range(n)]
@@ -163,12 +164,8 @@ def _phases(bench: Benchmark, work: Work, rate: float, speed: float) -> list[dic
         ("update", lambda: _update(bench, policy, batch, work.budget), 3 * flop),
     ):
         way()
-        rows.append(_row(name, bench.timed(way), needed / rate, **_g(needed)))
+        rows.append(_row(name, bench.timed(way), needed / rate, GFLOP=needed / 1e9))
     return rows
-
-
-def _g(flop: float) -> dict[str, float]:
-    return {"GFLOP": flop / 1e9}
 
 
 def _row(phase: str, seconds: float, floor: float, **needed: float) -> dict:

@@ -60,8 +60,8 @@ class Benchmark:
         rounds: int | None = None,
         wall: bool = False,
     ) -> dict[str, float]:
-        """Run every way in turn, `rounds` times, and table its seconds: of the CPU, or with `wall` and on a GPU those on
-        the clock. A ratio is that to the first way in the same round. `facts` are further columns. All ways have run
+        """Run every way in turn, `rounds` times, and table its seconds: of the CPU, or with `wall` and on a GPU those
+        on the clock. A ratio is that to the first way in the same round. `facts` are further columns. All ways have run
         before, when they were held against each other: nothing is warmed up here.
 
         Returns the median ratio of each way."""
@@ -73,7 +73,8 @@ class Benchmark:
         rows = []
         for name, spent in seconds.items():
             ratios = [own / other for own, other in zip(spent, first, strict=True)]
-            rows.append({"way": name, **_spread("seconds", spent), **_spread("ratio", ratios), **(facts or {}).get(name, {})})
+            further = (facts or {}).get(name, {})
+            rows.append({"way": name, **_spread("seconds", spent), **_spread("ratio", ratios), **further})
         self.table(title, rows)
         return {row["way"]: row["ratio"] for row in rows}
 

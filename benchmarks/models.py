@@ -43,7 +43,7 @@ SHAPES: dict[str, PretrainedConfig] = {
         eos_token_id=1,
     ),
 }
-"""Models whose weights are random here. "135 M" is SmolLM2-135M, and has its weights where `make test-real` left them."""
+"""Models whose weights are random, unless `make test-real` has left those of SmolLM2-135M ("135 M")."""
 NAMES = ("0.66 M", *SHAPES)
 
 
@@ -57,7 +57,8 @@ def load(name: str, device: torch.device) -> Policy:
     policy = _from_folder(SMOLLM2 if name == "135 M" and has_weights(name) else EMBEDDED)
     if not has_weights(name):
         torch.manual_seed(0)
-        policy = Policy(AutoModelForCausalLM.from_config(SHAPES[name], attn_implementation="sdpa").eval(), policy.tokenizer)
+        model = AutoModelForCausalLM.from_config(SHAPES[name], attn_implementation="sdpa").eval()
+        policy = Policy(model, policy.tokenizer)
     policy.model.config.max_position_embeddings = POSITIONS  # positions are rotations: a number of the configuration
     policy.model.to(device)
     return policy

@@ -1,4 +1,4 @@
-"""Rollouts of several turns whose actions are of very different length: who is sampled together, and what is read again.
+"""Rollouts of several turns whose actions are of very different length: who is sampled together, what is read again.
 
 Every way plays the same episodes. What is timed is sampled; that the ways agree is seen on greedy episodes, token for
 token.
@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from a2tgpo.engines import huggingface
-from a2tgpo.engines.huggingface import HuggingFaceEngine, Prompt, Session
+from a2tgpo.engines.huggingface import Prompt, Session
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Engine, Sampling
 from a2tgpo.rollouts.trajectory import Trajectory

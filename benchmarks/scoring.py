@@ -17,7 +17,7 @@ from a2tgpo.rollouts.trajectory import Trajectory
 from a2tgpo.scoring.batch import RolloutBatch, collate, micro_batches
 from a2tgpo.scoring.beliefs import AnswerQuery, EncodedAnswer, answer_logprobs, build_answer_block
 from a2tgpo.scoring.projection import predict
-from a2tgpo.scoring.score import read, token_stats
+from a2tgpo.scoring.score import read
 from benchmarks import models
 from benchmarks.episodes import Episodes, random_trajectories
 from benchmarks.harness import Benchmark
@@ -121,7 +121,9 @@ def turn_by_turn(
     return found
 
 
-def tree_mask(policy: Policy, batch: RolloutBatch, queries: Sequence[AnswerQuery], budget: int) -> tuple[Tensor, Tensor]:
+def tree_mask(
+    policy: Policy, batch: RolloutBatch, queries: Sequence[AnswerQuery], budget: int
+) -> tuple[Tensor, Tensor]:
     """Log-probs of the actions and beliefs in one forward: the answers stand behind the trajectory, each under a mask
     that shows it its own context and itself."""
     logprobs, beliefs = torch.zeros(batch.turn_ids.shape), torch.zeros(len(queries))

@@ -10,7 +10,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -315,9 +315,7 @@ def _taken(model: torch.nn.Module) -> Tensor:
 
 # ---- Measured --------------------------------------------------------------------------------------------------------
 
-GRPO = replace(
-    PAPER, signal=NoSignal(), clipper=Fixed(0.2, 0.2), ratio=TokenRatio(), aggregation=SeqMeanTokenMean()
-)
+GRPO = replace(PAPER, signal=NoSignal(), clipper=Fixed(0.2, 0.2), ratio=TokenRatio(), aggregation=SeqMeanTokenMean())
 OURS, WITHOUT, TRL = "A²TGPO, with gains (ours)", "GRPO, without gains (ours)", "TRL's GRPOTrainer"
 
 
