@@ -40,6 +40,15 @@ class Episodes:
         """All episodes."""
         return self.groups * self.group_size
 
+    @property
+    def most_response_tokens(self) -> int:
+        """Room for all actions and results of an episode; a word may be several tokens."""
+        return self.turns * (self.action + 4 * (self.result + 8))
+
+    def places(self) -> list[tuple[int, int]]:
+        """Group and sample of each episode."""
+        return [(group, sample) for group in range(self.groups) for sample in range(self.group_size)]
+
     def length(self, key: Sequence[int]) -> int:
         """Tokens of the action that `key` names, at least 2."""
         if not self.sigma:
@@ -110,13 +119,12 @@ class DrawnLengths(HuggingFaceEngine):
 
 def rollout(engine: Engine, episodes: Episodes, tool_seconds: float = 0.0) -> Rollout:
     """Plays `episodes` with an engine."""
-    per_turn = episodes.action + 4 * (episodes.result + 8)  # a word may be several tokens
     return Rollout(
         engine,
         partial(Talk, episodes=episodes, seconds=tool_seconds),
         OutcomeReward("success", malformed=0.0, unanswered=0.0),
         max_prompt_tokens=4 * (episodes.prompt + 16),
-        max_response_tokens=episodes.turns * per_turn,
+        max_response_tokens=episodes.most_response_tokens,
         max_action_tokens=episodes.action,
         max_sessions=episodes.count,
         episode_timeout=600.0,
