@@ -85,8 +85,11 @@ lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(READY) ## Measure rollouts, gain scoring and update against their floors
-	$(BIN)/python benchmarks/phases.py $(ARGS)
+bench: $(READY) ## Time ours and the usual ways in turn on a CPU core (a quarter of an hour; ARGS="scoring credit" for some)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(READY) ## The same at the sizes of a GPU, in bf16
+	$(BIN)/python -m benchmarks --device cuda $(ARGS)
 
 view: $(READY) ## Write the page that shows every turn of the latest run (ARGS="logs/train/runs/… --text" for another, in the terminal)
 	$(BIN)/python src/view.py $(or $(ARGS),$(patsubst %/rollouts,%,$(lastword $(sort $(wildcard logs/train/runs/*/rollouts)))))
@@ -109,4 +112,4 @@ pretrain: $(READY) ## Make the embedded policies again (about half an hour)
 	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
 	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
 
-.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers test-traces lint bench view credit forks evidence evidence-quick pretrain
+.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers test-traces lint bench bench-gpu view credit forks evidence evidence-quick pretrain

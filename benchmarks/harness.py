@@ -57,18 +57,25 @@ class Benchmark:
         title: str,
         ways: Mapping[str, Callable[[], object]],
         facts: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
         rounds: int | None = None,
         wall: bool = False,
+        check: Callable[[str, Any], None] = lambda name, result: None,
     ) -> dict[str, float]:
-        """Run every way in turn, `rounds` times, and table its seconds: of the CPU, or with `wall` and on a GPU those
-        on the clock. A ratio is that to the first way in the same round. `facts` are further columns. All ways have run
-        before, when they were held against each other: nothing is warmed up here.
+        """Run every way in turn, `rounds` times after a first round that does not count (the only one counts), and
+        table its seconds: of the CPU, or with `wall` and on a GPU those on the clock. A ratio is that to the first way
+        in the same round. `check` is shown the first result of each way; `facts` are further columns.
 
         Returns the median ratio of each way."""
+        rounds = rounds or self.rounds
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds or self.rounds):
+        for n in range(rounds + (rounds > 1)):
             for name, way in ways.items():
-                seconds[name].append(self.timed(way, wall))
+                result, spent = self._timed(way, wall)
+                seconds[name].append(spent)
+                if n == 0:
+                    check(name, result)
+        seconds = {name: spent[-rounds:] for name, spent in seconds.items()}
         first = seconds[next(iter(ways))]
         rows = []
         for name, spent in seconds.items():
@@ -85,11 +92,14 @@ class Benchmark:
             return time.perf_counter()
         return time.perf_counter() if wall else time.process_time()
 
-    def timed(self, way: Callable[[], object], wall: bool = False) -> float:
+    def timed(self, way: Callable[[], object]) -> float:
         """Seconds that `way` takes."""
+        return self._timed(way, wall=False)[1]
+
+    def _timed(self, way: Callable[[], object], wall: bool) -> tuple[object, float]:
         began = self.now(wall)
-        way()
-        return self.now(wall) - began
+        result = way()
+        return result, self.now(wall) - began
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep rows of figures and print them as Markdown. `x`, `x_least` and `x_most` share a column."""

@@ -177,7 +177,7 @@ def _measure(bench: Benchmark, work: Work, policy: Policy) -> None:
     tokens = sum(len(t.token_ids) for t in expected)
     title = f"{work.model}: {len(expected)} episodes of {work.episodes.turns} turns, {tokens} tokens"
     rounds = None if work.every_way else 1
-    ratios = bench.compare(f"{title}, {work.sessions} side by side", ways, facts, rounds)
+    ratios = bench.compare(f"{title}, {work.sessions} side by side", ways, facts, rounds=rounds)
     bench.goal(f"{work.model}: {AGAIN} over ours", ratios[AGAIN], at_least=work.at_least)
     if work.tool_seconds:
         _slow_tools(bench, work, play, joined, free)

@@ -50,16 +50,16 @@ class Work:
     """How many times as long must TRL take, for the goal to be met?"""
 
 
-TALKS = Episodes(groups=1, group_size=8, turns=7, prompt=40, action=72, result=100)
+TALKS = Episodes(groups=2, group_size=8, turns=7, prompt=40, action=72, result=100)
 """Results are three to four times as long as actions, as in the paper's setting (4,600 tokens of seven turns)."""
-HALF = replace(TALKS, group_size=4, action=36, result=50)
+HALF = replace(TALKS, groups=1, group_size=4, action=36, result=50)
 SIZES = {
     "cpu": (
         Work("0.66 M", TALKS, 4096),
-        Work("0.66 M", replace(TALKS, action=30, sigma=0), 4096, at_least=1.0),
-        Work("0.66 M", replace(TALKS, turns=1, action=256), 4096, at_least=1.0),
+        Work("0.66 M", replace(TALKS, groups=1, action=30, sigma=0), 4096, at_least=1.0),
+        Work("0.66 M", replace(TALKS, groups=1, turns=1, action=256), 4096, at_least=1.0),
         Work("30 M", HALF, 4096),
-        Work("135 M", replace(HALF, turns=4), 4096),
+        Work("135 M", replace(HALF, group_size=2, turns=4), 4096),
     ),
     "cuda": tuple(
         Work(model, replace(TALKS, groups=8, prompt=200, action=400, result=500), 32768, at_least=1.3)
@@ -169,8 +169,6 @@ def _measure(bench: Benchmark, work: Work, folder: str) -> None:
         WITHOUT: partial(ours.iterate, GRPO, lambda task: ()),
         TRL: trl.iterate,
     }
-    for way in ways.values():
-        way()  # the first step of an optimizer makes its state
     episodes = work.episodes
     turns = f"{episodes.turns} turn{'s' * (episodes.turns > 1)}"
     kind = f"{work.model}, {turns}, {'log-normal' if episodes.sigma else 'equal'} lengths"
