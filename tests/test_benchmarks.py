@@ -149,7 +149,7 @@ def test_the_figures_that_are_kept_are_of_the_present_sizes(name):
 def test_without_a_gpu_its_sizes_are_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["benchmarks", "--device", "cuda"])
-    with pytest.raises(SystemExit, match="^--device cuda: no GPU is visible; expected one, or --device cpu$"):
+    with pytest.raises(SystemExit, match=r"^--device cuda: no GPU is visible; expected one, or --device cpu$"):
         command.main()
 
 
