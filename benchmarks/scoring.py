@@ -22,8 +22,8 @@ from benchmarks import models
 from benchmarks.episodes import Episodes, random_trajectories
 from benchmarks.harness import Benchmark
 
-TOLERANCE = {"cpu": 2e-5, "cuda": 0.05}
-"""Nats; fp32 of the same tokens in other batches, and bf16 keys and values."""
+TOLERANCE = {"cpu": 1e-4, "cuda": 0.05}
+"""Nats. A large model's fp32 differs by 2e-5 between batches, bf16 keys and values move an answer by hundredths."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _measure(bench: Benchmark, work: Work) -> None:
     expected = ours(queries)
 
     def check(name: str, beliefs: Tensor) -> None:
-        if name != ALONE:
+        if name not in (ALONE, OURS):
             apart = float((beliefs - expected).abs().max())
             bench.agree(f"{work.model}: beliefs, {name}", apart, TOLERANCE[bench.device.type])
 
