@@ -40,11 +40,11 @@ class Work:
     """How many times as long may `generate` over the whole history take?"""
 
 
-SHORT = Episodes(groups=24, group_size=1, turns=6, prompt=40, action=72, result=40)
-LONG_RESULTS = Episodes(groups=2, group_size=2, turns=6, prompt=40, action=24, result=120)
+SHORT = Episodes(groups=16, group_size=1, turns=6, prompt=40, action=72, result=40)
+LONG_RESULTS = Episodes(groups=2, group_size=2, turns=6, prompt=40, action=24, result=100)
 SIZES = {
     "cpu": (
-        Work("0.66 M", SHORT, 12, tool_seconds=0.05),
+        Work("0.66 M", SHORT, 8, tool_seconds=0.05),
         Work("135 M", LONG_RESULTS, 4, every_way=False, at_least=2.5),
     ),
     "cuda": (
