@@ -135,13 +135,11 @@ def measure(bench: Benchmark, works: Sequence[Work]) -> None:
     rate, speed = matrix_rate(bench), bandwidth(bench)
     bench.table("What the device does", [{"GFLOP/s": rate / 1e9, "GB/s": speed / 1e9}])
     for work in works:
-        if not models.has_weights(work.model):
-            bench.note(f"{work.model}: random weights.")
         bench.table(f"{work.model}: {work.episodes.count} episodes", _phases(bench, work, rate, speed))
 
 
 def _phases(bench: Benchmark, work: Work, rate: float, speed: float) -> list[dict]:
-    policy = models.load(work.model, bench.device)
+    policy = models.load(work.model, bench)
     costs = Costs.of(policy.model, 2 if bench.device.type == "cuda" else 4)
     play = partial(_play, bench, policy, work.episodes)
     play()

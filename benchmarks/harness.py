@@ -41,9 +41,10 @@ class Benchmark:
         return precision_context(self.device, "bf16-mixed" if self.device.type == "cuda" else "32-true")
 
     def note(self, text: str) -> None:
-        """Keep and print what a reader must know."""
-        self.notes.append(text)
-        print(f"{text}\n")
+        """Keep and print what a reader must know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            print(f"{text}\n")
 
     def agree(self, what: str, difference: float, tolerance: float) -> None:
         """Raises Disagreement where `difference` is above `tolerance` (no number is)."""

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 import a2tgpo.policies
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import load_policy
+from benchmarks.harness import Benchmark
 
 EMBEDDED = Path(a2tgpo.policies.__path__[0]) / "tiny"
 SMOLLM2 = Path(__file__).resolve().parents[1] / ".cache" / "models" / "smollm2"
@@ -47,20 +48,18 @@ SHAPES: dict[str, PretrainedConfig] = {
 NAMES = ("0.66 M", *SHAPES)
 
 
-def has_weights(name: str) -> bool:
-    """Are there trained weights of this size?"""
-    return name == NAMES[0] or (name == "135 M" and SMOLLM2.is_dir())
-
-
-def load(name: str, device: torch.device) -> Policy:
-    """A policy in fp32 weights with room for POSITIONS tokens. Raises KeyError for an unknown name."""
-    policy = _from_folder(SMOLLM2 if name == "135 M" and has_weights(name) else EMBEDDED)
-    if not has_weights(name):
+def load(name: str, bench: Benchmark) -> Policy:
+    """A policy in fp32 weights with room for POSITIONS tokens, on the device of `bench`, which notes random weights.
+    Raises KeyError for an unknown name."""
+    trained = SMOLLM2 if name == "135 M" and SMOLLM2.is_dir() else EMBEDDED
+    policy = _from_folder(trained)
+    if name != NAMES[0] and trained == EMBEDDED:
+        bench.note(f"{name}: random weights.")
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(SHAPES[name], attn_implementation="sdpa").eval()
         policy = Policy(model, policy.tokenizer)
     policy.model.config.max_position_embeddings = POSITIONS  # positions are rotations: a number of the configuration
-    policy.model.to(device)
+    policy.model.to(bench.device)
     return policy
 
 

@@ -20,9 +20,9 @@ from benchmarks import models
 from benchmarks.episodes import DrawnLengths, Episodes, rollout, sampling_of_drawn_length
 from benchmarks.harness import Benchmark
 
-FLIPPED = 0.1
-"""Share of greedy episodes that may differ in one of their tokens: two ids are now and then equally likely up to
-rounding."""
+FLIPPED = {"cpu": 0.1, "cuda": 0.3}
+"""Share of greedy episodes that may differ: two ids are now and then equally likely up to rounding, and more often in
+the long episodes of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ OURS, AGAIN = "rows join as places come free (ours)", "generate over the whole h
 def measure(bench: Benchmark, works: Sequence[Work]) -> None:
     """Time all ways on each of `works`."""
     for work in works:
-        policy = models.load(work.model, bench.device)
+        policy = models.load(work.model, bench)
         with models.never_ending(policy):
             _measure(bench, work, policy)
 
@@ -173,7 +173,9 @@ def _measure(bench: Benchmark, work: Work, policy: Policy) -> None:
     facts = {OURS: {"places taken": joined.take_usage()["engine/places_taken"]}}
     for name in list(ways)[1:]:
         differ = sum(a.token_ids != b.token_ids for a, b in zip(ways[name](greedy=True), expected, strict=True))
-        bench.agree(f"{work.model}: share of other greedy episodes, {name}", differ / len(expected), FLIPPED)
+        bench.agree(
+            f"{work.model}: share of other greedy episodes, {name}", differ / len(expected), FLIPPED[bench.device.type]
+        )
     tokens = sum(len(t.token_ids) for t in expected)
     title = f"{work.model}: {len(expected)} episodes of {work.episodes.turns} turns, {tokens} tokens"
     rounds = None if work.every_way else 1

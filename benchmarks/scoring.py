@@ -169,7 +169,7 @@ def measure(bench: Benchmark, works: Sequence[Work]) -> None:
 
 @torch.no_grad()
 def _measure(bench: Benchmark, work: Work) -> None:
-    policy = models.load(work.model, bench.device)
+    policy = models.load(work.model, bench)
     trajectories = random_trajectories(policy, work.episodes)
     batch, queries = collate(trajectories, policy.pad_id), queries_of(policy, trajectories, work.answer)
 

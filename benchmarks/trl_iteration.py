@@ -153,14 +153,12 @@ OURS, WITHOUT, TRL = "A²TGPO, with gains (ours)", "GRPO, without gains (ours)",
 def measure(bench: Benchmark, works: Sequence[Work]) -> None:
     """Time all ways on each of `works`."""
     for work in works:
-        if not models.has_weights(work.model):
-            bench.note(f"{work.model}: random weights.")
         with tempfile.TemporaryDirectory() as folder:
             _measure(bench, work, folder)
 
 
 def _measure(bench: Benchmark, work: Work, folder: str) -> None:
-    own, others = (models.load(work.model, bench.device) for _ in range(2))
+    own, others = (models.load(work.model, bench) for _ in range(2))
     ours = Ours(bench, own, work.episodes, work.budget)
     trl = Rival(bench, others, work.episodes, STEPS, OPTIMIZER, folder)
     tokens = _agree(bench, work, ours, trl)

@@ -83,7 +83,7 @@ class RolloutSet:
             steps = data.mini_batches([t.group for t in trajectories])
             answers, wrapper, kind = learner.method.signal.answers, learner.answer_wrapper, "first set of make train"
         else:
-            policy = models.load(work.model, bench.device)
+            policy = models.load(work.model, bench)
             trajectories = random_trajectories(policy, work.episodes)
             size = -(-len(trajectories) // work.steps)
             steps = [range(i, min(i + size, len(trajectories))) for i in range(0, len(trajectories), size)]

@@ -74,7 +74,7 @@ def _shape(work: Work) -> Qwen3Config:
 def _measure(bench: Benchmark, work: Work) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(_shape(work)).to(bench.device)
-    policy = Policy(model, models.load("0.66 M", bench.device).tokenizer)
+    policy = Policy(model, models.load("0.66 M", bench).tokenizer)
     batch = collate(random_trajectories(policy, work.episodes), policy.pad_id).to(bench.device)
     meter, actions = Meter(policy), int((batch.turn_ids >= 0).sum())
 
