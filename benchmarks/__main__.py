@@ -1,4 +1,4 @@
-"""Ours and the usual ways on the same work, in one process; every figure of docs/performance.md.
+"""Ours and the usual ways on the same work, in one process: the comparisons of docs/performance.md.
 
     python -m benchmarks                      # all, on a CPU
     python -m benchmarks scoring credit       # these
@@ -27,7 +27,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Run the benchmarks that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=kind)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES), default=NAMES)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3, help="how often every way is timed")
