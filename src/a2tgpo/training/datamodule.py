@@ -115,7 +115,7 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(
                 f"data.module.mini_batch_prompts={self.mini_batch_prompts}: expected a multiple of the {n_ranks} ranks"
             )
-        if stage == "fit" and self.ahead is not None and self.refill_rounds and n_ranks > 1:
+        if stage != "test" and self.ahead is not None and self.refill_rounds and n_ranks > 1:
             raise SettingError(
                 f"data.engine.max_staleness={self.rollout.engine.max_staleness}: expected 0 with "
                 f"data.module.refill_rounds={self.refill_rounds} on {n_ranks} ranks, which agree on every round"

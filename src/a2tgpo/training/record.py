@@ -9,8 +9,8 @@ from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.training.after_update import AfterUpdate
 
 VERSION = 4
-"""Of the lines. 3 does not say which weights sampled; 2 has nothing of what other credits and the policy after the update
-need either; 1 has no version and no `turn_credit`."""
+"""Of the lines. 3 does not say which weights sampled; 2 has nothing of what other credits and the policy after the
+update need either; 1 has no version and no `turn_credit`."""
 CREDIT = ("gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
 """What each turn was given."""
 STATES = ("state_ids", "did_ids", "n_new_pieces")

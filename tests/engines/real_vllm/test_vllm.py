@@ -98,7 +98,7 @@ def test_served_logprobs_follow_each_update(parts):
 
 
 def test_stale_rollouts_have_the_log_probs_of_the_weights_before(parts):
-    policy, served, prompts = parts("data.engine.max_staleness=1")
+    policy, served, prompts = parts("data.engine.max_staleness=2")
     policy.model.train()
     served.run(policy, prompts, GROUP, (0,), greedy=False)
     update(policy, seed=1)
