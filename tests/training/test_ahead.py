@@ -1,6 +1,8 @@
 """Sets that are played ahead: what overlaps and what must not, who sampled what, and how it ends."""
 
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tests.engines.test_huggingface import Talk
 from tests.helpers.completions_server import CompletionsServer
 from tests.helpers.loops import loop
 from tests.helpers.shipped import pretrained_policy
-from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, fit, table
+from tests.helpers.tiny_runs import SHIPPED, SMALL, checkpoint, finish, fit, start, table
 
 WAIT = 60.0
 """Seconds after which something that must happen has not happened."""
@@ -260,6 +262,20 @@ def test_a_run_that_is_ended_leaves_no_thread(server, configured):
     with pytest.raises(SystemExit):
         fit(configured(1), [Watch(server, end)])
     assert not playing()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_whose_trainer_waits_for_a_set_ahead(server, tmp_path, number):
+    server.hold(1)
+    engine = (f"data.engine.url={server.url}", "data.engine.max_staleness=1", f"hydra.run.dir={tmp_path}")
+    process = start("train.py", *SERVED, *engine)
+    assert server.arrived[1].wait(WAIT)
+    process.send_signal(number)
+    began = time.monotonic()
+    output, errors = finish(process, WAIT)
+    assert process.returncode == 128 + number and f"interrupted by {number.name}" in output and errors == ""
+    assert time.monotonic() - began < 10.0
 
 
 def test_a_run_that_stops_early_leaves_no_thread(server, configured):
