@@ -266,7 +266,7 @@ def test_a_run_that_is_ended_leaves_no_thread(server, configured):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_whose_trainer_waits_for_a_set_ahead(server, tmp_path, number):
+def test_a_signal_ends_a_process_that_has_a_set_under_way(server, tmp_path, number):
     server.hold(1)
     engine = (f"data.engine.url={server.url}", "data.engine.max_staleness=1", f"hydra.run.dir={tmp_path}")
     process = start("train.py", *SERVED, *engine)
