@@ -32,7 +32,7 @@ test: $(READY) ## Run the fast tests
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults and not real and not browser and not traces" $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not loggers and not faults and not real and not browser and not traces and not low_bit" $(PARALLEL) $(ARGS)
 
 test-faults: $(READY) ## Kill, signal and starve runs at many moments, resume them, compare; bad servers; fuzzed parsers (half an hour)
 	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
@@ -77,6 +77,16 @@ test-loggers: $(READY) ## Run the tests of the loggers that are optional extras,
 test-traces: .venv-traces/.ready ## Run the tests of other people's trace formats, with the packages of these formats
 	.venv-traces/bin/python -m pytest tests/traces/test_packages.py -m traces $(ARGS)
 
+# torchao is imported by peft wherever it is, and warns of kernels for other GPUs: an environment of its own too.
+.venv-low-bit/.ready: $(READY)
+	$(BIN)/python -m venv .venv-low-bit
+	$(BIN)/python -c "import site; print(*site.getsitepackages())" > $$(echo .venv-low-bit/lib/python*/site-packages)/venv.pth
+	.venv-low-bit/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[torchao]"
+	touch $@
+
+test-low-bit: .venv-low-bit/.ready ## Run the tests of model/optimizer=adamw_8bit, on one process and in shards
+	.venv-low-bit/bin/python -m pytest tests/training/test_eight_bit_adamw.py -m low_bit $(ARGS)
+
 test-browser: $(READY) ## Run the tests of the viewer in a real Chromium (`apt-get install chromium`), through playwright, which it installs
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
 	$(BIN)/python -m pytest tests/viewer -m browser $(ARGS)
@@ -109,4 +119,4 @@ pretrain: $(READY) ## Make the embedded policies again (about half an hour)
 	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
 	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
 
-.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers test-traces lint bench view credit forks evidence evidence-quick pretrain
+.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers test-traces test-low-bit lint bench view credit forks evidence evidence-quick pretrain

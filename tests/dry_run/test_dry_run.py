@@ -24,6 +24,7 @@ TABLE = Path(__file__).parents[2] / "docs" / "models_and_data.md"
 CONFIGS = Path(__file__).parents[2] / "configs"
 LARGE = sorted(path.stem for path in (CONFIGS / "experiment").glob("*qwen*.yaml"))
 SIZES = {"qwen3_4b": 4_022_468_096, "qwen3_8b": 8_190_735_360, "qwen2_5_7b": 7_615_616_512}
+SIZES |= {"qwen3_14b": 14_768_307_200}
 """Parameters of the published weights."""
 
 ARCHITECTURE = Qwen2Config(
@@ -42,6 +43,7 @@ PLAN = Plan(
     compute_bytes=2,
     gradient_checkpointing=True,
     shards=1,
+    coded_moments=False,
 )
 
 
@@ -79,6 +81,12 @@ def test_memory_by_hand():
     assert peak(used) == 400 + 200 + 400 + 400 + 800 + max(used["rollout"], used["update"])
 
 
+def test_coded_moments_by_hand():
+    coded = replace(PLAN, coded_moments=True)
+    assert memory(ARCHITECTURE, 1000, 1000, coded)["optimizer"] == 160 * 8 + 840 * (2 + 8 / 256)  # ends are 2 × 10 × 8
+    assert memory(ARCHITECTURE, 1000, 64, coded)["optimizer"] == 64 * (2 + 8 / 256)  # an adapter
+
+
 def test_memory_of_shards_by_hand():
     whole, used = memory(ARCHITECTURE, 200, 200, PLAN), memory(ARCHITECTURE, 200, 200, replace(PLAN, shards=4))
     ends = 10 * 8 * 2  # embedding and head
@@ -97,6 +105,30 @@ def test_more_tokens_take_activations_and_no_more_logits():
     sizes = real("qwen3_4b"), SIZES["qwen3_4b"], SIZES["qwen3_4b"]
     few, many = (memory(*sizes, replace(PLAN, micro_batch_tokens=n))["update"] for n in (8192, 16384))
     assert many - few == (36 + 34) * 8192 * 2560 * 2
+
+
+@pytest.mark.parametrize("name", ["qwen3_4b", "qwen3_8b", "qwen3_14b"])
+@pytest.mark.parametrize("what", ["all weights", "all weights, `model/optimizer=adamw_8bit`", "LoRA"])
+def test_the_table_of_what_fits_is_that_of_the_counts(name, what, composed):
+    lora = LoraConfig(r=16, target_modules="all-linear") if what == "LoRA" else None
+    parameters = parameter_counts(real(name), lora)
+    config = composed("experiment=a2tgpo_qwen3_4b_lora" if lora else "experiment=a2tgpo_qwen3_4b")
+    settings = config.data.module
+    plan = replace(
+        PLAN,
+        prompt_tokens=settings.max_prompt_tokens,
+        response_tokens=settings.max_response_tokens,
+        max_sessions=8,
+        micro_batch_tokens=config.model.module.micro_batch_tokens,
+        reference_copy=False,
+        weight_bytes=2 if lora else 4,
+        coded_moments="8bit" in what,
+    )
+    title = name.replace("qwen", "Qwen").replace("_", "-").replace("b", "B")
+    (row,) = (line for line in TABLE.read_text().splitlines() if line.startswith(f"| {title}, {what} |"))
+    for cell, cards in zip(row.split("|")[2:-1], (1, 2, 4, 8), strict=True):
+        gib = peak(memory(real(name), *parameters, replace(plan, shards=cards))) / GIB
+        assert cell.strip() == (f"**{gib:.1f}**" if gib <= 0.9 * 80 else f"{gib:.1f}")
 
 
 def test_tokens_and_seconds_by_hand():
@@ -141,7 +173,7 @@ def test_a_large_experiment_runs_one_whole_iteration_at_small_width(composed, ca
     assert trainer.global_step == 2 and len(learner.trajectories) == 16
     assert learner.metrics["update/first_step_max_log_ratio"] <= (1e-5 if "lora" not in name else 0.05)
     (report,) = (callback for callback in trainer.callbacks if isinstance(callback, SizingReport))
-    parameters, trained, plan = report.parameters, report.trained, report.plan(data.real, learner)
+    parameters, trained, plan = report.parameters, report.trained, report.plan(data.real, learner, False)
     assert plan.gradient_checkpointing
     gib = peak(memory(report.real, parameters, trained, plan)) / GIB
     row = re.search(rf"\| `{name}` \| ([\d.]+) B, ([\d.]+) B \| ([\d.]+) \|", TABLE.read_text())

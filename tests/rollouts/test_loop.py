@@ -330,7 +330,20 @@ def test_one_call_that_works_is_enough_for_its_tool_and_no_other():
 @pytest.mark.parametrize("result", [CallResult.FOUND, CallResult.REFUSED])
 def test_a_tool_that_did_its_work_once_starts_anew(result):
     health = ToolHealth()
-    for done in (CallResult.FAILED, result, CallResult.EMPTY):
+    for done in (CallResult.FAILED, result, CallResult.FAILED):
         health.count([called("search", done)] * 15)
+    with pytest.raises(SettingError, match="none of its last 16"):
+        health.count([called("search", CallResult.FAILED)])
+
+
+def test_a_tool_that_has_found_something_is_not_broken_because_a_policy_asks_for_nothing():
+    health = ToolHealth()
+    health.count([called("search", CallResult.REFUSED)] * 15)
+    health.count([called("search", CallResult.EMPTY)] * 15)
+    with pytest.raises(SettingError, match="none of its last 16"):  # an index that is empty
+        health.count([called("search", CallResult.EMPTY)])
+    health.count([called("search", CallResult.FOUND)])
+    health.count([called("search", CallResult.EMPTY)] * 100)
+    health.count([called("search", CallResult.FAILED)] * 15)
     with pytest.raises(SettingError, match="none of its last 16"):
         health.count([called("search", CallResult.FAILED)])

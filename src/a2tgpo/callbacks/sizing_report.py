@@ -12,6 +12,7 @@ from a2tgpo.callbacks.protocols import ObservedLearner
 from a2tgpo.dry_run.footprint import GIB, USABLE, Hardware, Plan, memory, peak, seconds, tokens
 from a2tgpo.dry_run.toy_models import parameter_counts, real_config
 from a2tgpo.policies.pretrained import checkpoints_activations
+from a2tgpo.training.optimization import LowBit
 
 COMPUTE_BYTES = 2
 """The trainers for GPUs compute in bf16."""
@@ -37,9 +38,10 @@ class SizingReport(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: ObservedLearner) -> None:
         """Print the tables."""
         if trainer.is_global_zero:
-            self.print_report(self.plan(trainer.datamodule.real, pl_module), Console())
+            coded = isinstance(trainer.optimizers[0], LowBit)
+            self.print_report(self.plan(trainer.datamodule.real, pl_module, coded), Console())
 
-    def plan(self, real: Mapping[str, Any], learner: ObservedLearner) -> Plan:
+    def plan(self, real: Mapping[str, Any], learner: ObservedLearner, coded_moments: bool) -> Plan:
         """The counts of the real run: `real` are the settings of its data module."""
         return Plan(
             prompts=real["prompts_per_iteration"],
@@ -54,6 +56,7 @@ class SizingReport(Callback):
             compute_bytes=COMPUTE_BYTES,
             gradient_checkpointing=self.gradient_checkpointing,
             shards=self.shards,
+            coded_moments=coded_moments,
         )
 
     def print_report(self, plan: Plan, console: Console) -> None:
@@ -76,7 +79,7 @@ class SizingReport(Callback):
         console.print(
             "fits"
             if peak(used) <= USABLE * hardware.memory_gib * GIB
-            else "does not fit: an adapter, trainer=fsdp, smaller micro-batches or fewer sessions"
+            else "does not fit: an adapter, trainer=fsdp, 8-bit moments, smaller micro-batches or fewer sessions"
             + (", activations computed again" if not plan.gradient_checkpointing else "")
         )
         table = Table(title=f"one iteration on {hardware.devices} × {hardware.name}, episodes at their limits")

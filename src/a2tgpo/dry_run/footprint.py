@@ -14,6 +14,8 @@ USABLE = 0.9
 GRADIENT_BYTES = 4
 ADAM_BYTES = 8
 """Two float32 moments a trained parameter."""
+CODED_BYTES = 2 * (1 + 4 / 256)
+"""Two moments as codes, with a float32 scale for each block of 256."""
 ACTIVATION_COPIES = 34
 """Hidden states that a layer keeps for its backward pass, in units of tokens × hidden size, without checkpointing."""
 LOGIT_COPIES = 5
@@ -51,6 +53,8 @@ class Plan:
     gradient_checkpointing: bool
     shards: int
     """Devices that share each copy of the weights; 1 under DDP."""
+    coded_moments: bool
+    """`model/optimizer=adamw_8bit`."""
 
 
 def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) -> dict[str, float]:
@@ -70,12 +74,14 @@ def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) ->
     logits = min(4 * plan.micro_batch_tokens * real.vocab_size, CHUNK_BYTES)
     head = 4 * real.vocab_size * hidden  # in float32: the sum of its chunks' gradients, or a copy of frozen weights
     trained_bytes = 4 if trained < parameters else plan.weight_bytes  # adapters are float32
+    in_ends = _ends(real) if trained == parameters else 0  # their moments are never coded
+    coded = trained - in_ends if plan.coded_moments else 0
     return {
         "weights": parameters * plan.weight_bytes,
         "cast": cast,
         "reference": parameters * plan.weight_bytes if plan.reference_copy else 0,
         "gradients": trained * trained_bytes,
-        "optimizer": trained * ADAM_BYTES,
+        "optimizer": coded * CODED_BYTES + (trained - coded) * ADAM_BYTES,
         "rollout": 2 * plan.max_sessions * (plan.prompt_tokens + plan.response_tokens) * per_position,
         "update": activations + LOGIT_COPIES * logits + head,
     }
@@ -84,7 +90,7 @@ def memory(real: PretrainedConfig, parameters: int, trained: int, plan: Plan) ->
 def _sharded(real: PretrainedConfig, parameters: int, replicated: dict[str, float], plan: Plan) -> dict[str, float]:
     """`replicated` with the weights in shards. The rollout gathers all of them. The update gathers embedding and head,
     and two layers at a time, for one of which it has all gradients."""
-    ends = real.vocab_size * real.hidden_size * (1 if real.tie_word_embeddings else 2)
+    ends = _ends(real)
     layers = parameters - ends
     layer = layers / real.num_hidden_layers
     parts = {name: replicated[name] / plan.shards for name in ("weights", "reference", "gradients", "optimizer")}
@@ -92,6 +98,11 @@ def _sharded(real: PretrainedConfig, parameters: int, replicated: dict[str, floa
     update = layer * (2 * plan.compute_bytes + GRADIENT_BYTES) + ends * (plan.weight_bytes + GRADIENT_BYTES)
     phases = {"rollout": replicated["rollout"] + rollout, "update": replicated["update"] + update}
     return replicated | parts | phases | {"cast": 0}
+
+
+def _ends(real: PretrainedConfig) -> int:
+    """Parameters of embedding and head."""
+    return real.vocab_size * real.hidden_size * (1 if real.tie_word_embeddings else 2)
 
 
 def peak(bytes_for: Mapping[str, float]) -> float:

@@ -40,7 +40,7 @@ class PolicyModule(LightningModule):
         self.strict_loading = False  # frozen weights are in no checkpoint; `on_load_checkpoint` checks the others
         self.model, self.policy = policy.model.train(), policy
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        optimizer_with_schedule(self.model.parameters(), optimizer, scheduler, n_steps=1)  # what is wrong shows now
+        optimizer_with_schedule(self.model, optimizer, scheduler, n_steps=1)  # what is wrong shows now
         self.micro_batch_tokens = micro_batch_tokens
         self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps
         self.phases = PhaseTimer()
@@ -96,7 +96,7 @@ class PolicyModule(LightningModule):
         """Optimizer over the policy's trainable weights; the schedule counts optimizer steps."""
         source: RolloutSource = self.trainer.datamodule
         steps = self.trainer.max_epochs * source.steps_per_iteration
-        return optimizer_with_schedule(self.model.parameters(), self.make_optimizer, self.make_scheduler, steps)
+        return optimizer_with_schedule(self.model, self.make_optimizer, self.make_scheduler, steps)
 
     def setup(self, stage: str) -> None:
         """Raises ValueError for a precision that cannot be trained in."""

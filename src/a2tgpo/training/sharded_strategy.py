@@ -8,11 +8,13 @@ from typing import Any
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map_only
 
-from a2tgpo.policies.sharding import shard_like, whole
+from a2tgpo.policies.sharding import local, shard_like, whole
 from a2tgpo.system.settings import require
 
 
@@ -59,7 +61,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return state if self.is_global_zero else {}
 
     def _on_first_rank(self, tensor: Tensor) -> Tensor:
-        gathered = whole(tensor.detach())
+        gathered = whole(_decoded(tensor.detach()))
         return gathered.cpu() if self.is_global_zero else gathered.new_empty(0)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -82,3 +84,12 @@ class ShardedStrategy(ModelParallelStrategy):
 
 def _parts(moments: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
     return {name: shard_like(x, weight) if isinstance(x, Tensor) else x for name, x in moments.items()}
+
+
+def _decoded(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor of which this process keeps its part in few bits; any other as it is."""
+    own = local(tensor)
+    if own is tensor or not is_traceable_wrapper_subclass(own):
+        return tensor
+    layout = {"device_mesh": tensor.device_mesh, "placements": tensor.placements}
+    return DTensor.from_local(own.dequantize(), **layout, run_check=False, shape=tensor.shape, stride=tensor.stride())
