@@ -178,17 +178,29 @@ def test_whole_models_are_reloaded_in_place(random_policy, server, tmp_path):
 
 
 def test_stale_weights_are_allowed_in_training_only(policy, server, tmp_path):
-    engine = make(server, LoraSync(str(tmp_path / "served")), max_staleness=2)
-    staleness = []
+    engine = make(server, LoraSync(str(tmp_path / "served")), max_staleness=3)
+    staleness, versions = [], []
     for update in range(5):
         move(policy, seed=update)
         policy.model.train()
+        engine.version = update
         engine.sync(policy)
         staleness.append(engine.staleness)
+        versions.append(complete(engine, range(10, 20)).weights_version)
+    # what is sampled is trained on an iteration later, three behind at most
     assert staleness == [0, 1, 2, 0, 1] and len(server.asked("/v1/load_lora_adapter")) == 2
+    assert versions == [0, 0, 0, 3, 3]
     policy.model.eval()
     engine.sync(policy)
     assert engine.staleness == 0 and len(server.asked("/v1/load_lora_adapter")) == 3
+    assert complete(engine, range(10, 20)).weights_version == 4
+
+
+def test_weights_that_did_not_change_have_the_newest_version(policy, engine):
+    for version in (None, 4, 5):
+        engine.version = version
+        engine.sync(policy)
+        assert complete(engine, range(10, 20)).weights_version == version
 
 
 def test_a_server_on_a_cpu_is_not_asked_to_load_in_place(random_policy, server, tmp_path):
@@ -226,18 +238,32 @@ def test_weights_in_main_memory_are_not_sent_to_a_gpu(kind, weight_sync, random_
 
 
 @pytest.mark.slow
-def test_of_two_ranks_one_pushes_and_both_sample_from_what_it_pushed(tmp_path):
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_of_two_ranks_one_pushes_and_both_sample_from_what_it_pushed(tmp_path, max_staleness):
     server = CompletionsServer(SHIPPED, pretrained_policy(str(SHIPPED)).tokenizer)
     settings = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter", *SMALL)
-    settings += ("data/engine=vllm", f"data.engine.url={server.url}", "model.optimizer.lr=1e-2")
-    process = start("train.py", *settings, "trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}")
+    settings += ("data/engine=vllm", f"data.engine.url={server.url}", f"data.engine.max_staleness={max_staleness}")
+    settings += ("model.optimizer.lr=1e-2", "trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}")
+    process = start("train.py", *settings)
     _, errors = finish(process, 200)
     server.stop()
     assert process.returncode == 0, errors[-2000:]
     loaded = [body["lora_name"] for body in server.asked("/v1/load_lora_adapter")]
     assert len(loaded) == len(set(loaded)) == len(server.asked("/v1/unload_lora_adapter")) + 1 >= 3
-    gaps = [float(gap) for row in table(tmp_path) if (gap := row["policy/rollout_gap_max"])]
-    assert len(gaps) == 2 and max(gaps) < 1e-4
+    _, *rows = table(tmp_path)
+    gaps = [float(row["policy/rollout_gap_max"]) for row in rows]
+    assert len(gaps) == 2 and gaps[0] < 1e-4 and (gaps[1] < 1e-4) == (max_staleness == 0)
+    assert [float(row["policy/rollout_staleness_max"]) for row in rows] == [0.0, float(max_staleness)]
+
+
+@pytest.mark.slow
+def test_ranks_that_refill_do_not_play_ahead(tmp_path):
+    settings = ("experiment=a2tgpo", "model/policy=tiny_lora", "model/reference=disabled_adapter", *SMALL)
+    settings += ("data/engine=vllm", "data.engine.max_staleness=1", "data.module.refill_rounds=2")
+    process = start("train.py", *settings, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path}")
+    _, errors = finish(process, 200)
+    said = "error: data.engine.max_staleness=1: expected 0 with data.module.refill_rounds=2 on 2 ranks"
+    assert process.returncode == 1 and said in errors
 
 
 # ---- Failures --------------------------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ SMALL = (
 )
 
 
-def fit(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
-    """Train without writing files or validating."""
+def fit(config: DictConfig, callbacks: Sequence[Callback], **changes: object) -> Trainer:
+    """Train without writing files or, unless `changes` say otherwise, validating."""
     data = instantiate(config.data.module, _convert_="all")
     learner = instantiate(config.model.module, _convert_="all")
-    settings = {"enable_checkpointing": False, "limit_val_batches": 0, "detect_anomaly": False}
+    settings = {"enable_checkpointing": False, "limit_val_batches": 0, "detect_anomaly": False} | changes
     trainer = instantiate(config.trainer, callbacks=list(callbacks), logger=False, **settings)
     trainer.fit(learner, data)
     return trainer

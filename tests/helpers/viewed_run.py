@@ -112,7 +112,8 @@ GROUP = [
 """Turn 1: gains 0.1 and 0.3, mean 0.2, σ 0.1, so îg is −1 and 1. Turn 2: one gain. R̂ is −1 and 1, α 0.5."""
 
 
-NEWER = ("state_ids", "did_ids", "n_new_pieces", "values", "ratio", "clipped", "logprob_change", "token_lengths")
+UPDATED = ("ratio", "clipped", "logprob_change", "token_lengths")
+NEWER = ("state_ids", "did_ids", "n_new_pieces", "values", "weights_version", *UPDATED)
 """What version 2 has not."""
 
 

@@ -69,7 +69,7 @@ def test_the_record_has_the_change_of_each_token(moved, random_policy):
     assert line["logprob_change"] == [list(turn) for turn in CHANGES]
     assert [len(lengths) for lengths in line["token_lengths"]] == [2, 3]
     assert len(line["ratio"]) == len(line["clipped"]) == 2
-    assert json.loads(json.dumps(credit_record(trajectory, batch, 0) | line))["version"] == 3
+    assert json.loads(json.dumps(credit_record(trajectory, batch, 0) | line))["version"] == 4
 
 
 def bytes_policy():

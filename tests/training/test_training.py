@@ -342,7 +342,7 @@ def test_rollout_files_hold_turns_with_their_credit_and_old_ones_go(finished):
         for line in made:
             turns = len(line["turns"])
             credit = ("gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
-            assert line["version"] == 3 and all(len(line[key]) == turns for key in credit)
+            assert line["version"] == 4 and all(len(line[key]) == turns for key in credit)
             process = sum(bool(turn["observation_ids"]) for turn in line["turns"])
             assert sum(line["has_gain"]) == process and len(line["belief"]) == process + 1
             assert all(len(turn["action_ids"]) == len(turn["action_logprobs"]) for turn in line["turns"])

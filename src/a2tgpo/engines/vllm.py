@@ -46,12 +46,19 @@ class VllmEngine:
         require_all(own, "data.engine")
         self.server = HttpClient(url, timeout, "data.engine", max_concurrency)
         self.base, self.weight_sync = model, weight_sync
+        if max_staleness and not weight_sync.keeps:
+            raise SettingError(
+                f"data.engine.max_staleness={max_staleness}: expected 0, or data/engine/weight_sync=lora or reload: a "
+                "server that is started anew would be given weights out of the middle of an update"
+            )
         self.max_staleness, self.patience = max_staleness, patience
+        self.version: int | None = None
         self.staleness = 0
         """Iterations, of several optimizer steps each, that the served weights lag behind the policy."""
         self._threads = DaemonThreads(max_concurrency, "completions")
         self._policy: Policy | None = None
         self._served: Served | None = None
+        self._served_version: int | None = None
         self._mark: int | None = None
         self._weights_stale, self._lock = False, threading.Lock()
         """May the server have forgotten the weights?"""
@@ -59,18 +66,22 @@ class VllmEngine:
     # ---- weights -----------------------------------------------------------------------------------------------------
 
     def sync(self, policy: Policy) -> None:
-        """Push the weights if they have changed before more than `max_staleness` calls since the last push.
+        """Push the weights if those on the server would be too stale.
 
-        A policy in evaluation mode is always played as it is. Every rank must ask; the first one pushes. Raises
-        ValueError where the server cannot take the weights.
+        What is sampled in training is trained on an iteration later, where it may be stale: so the weights may have
+        changed before `max_staleness` − 1 calls since the last push. A policy in evaluation mode is always played as it
+        is. Nobody may sample meanwhile. Every rank must ask; the first one pushes. Raises ValueError where the server
+        cannot take the weights.
         """
         self._policy = policy
         mark = weights_mark(policy)
         changed = any(gather(mark != self._mark))
         self._mark, self.staleness = mark, self.staleness + changed
-        allowed = self.max_staleness if policy.model.training else 0
+        allowed = max(self.max_staleness - 1, 0) if policy.model.training else 0
         if self._served is None or self.staleness > allowed:
             self._served, self.staleness = self._push(policy), 0
+        if not self.staleness:
+            self._served_version = self.version
         self._weights_stale = True
 
     def _push(self, policy: Policy) -> Served:
@@ -215,7 +226,8 @@ class VllmEngine:
             and all(type(p) in (float, int) and math.isfinite(p) for p in logprobs)
         ):
             raise self._no_tokens(choice)
-        return Completion(ids, logprobs, "eos" if ids[-1] in self._policy.end_ids else finish)
+        finish = "eos" if ids[-1] in self._policy.end_ids else finish
+        return Completion(ids, logprobs, finish, self._served_version)
 
     def _no_tokens(self, choice: Any) -> ValueError:
         return ValueError(

@@ -206,6 +206,7 @@ class Episode:
             state,
             result.action,
             result.n_new_pieces,
+            action.weights_version,
         )
         return turn, result.stop
 
@@ -221,7 +222,7 @@ class Episode:
                 return replace(action, finish="length")
             further = replace(sampling, max_tokens=left, key=(*sampling.key, parts))
             part = await engine.extend(session, (), further)
-            action = Completion(action.ids + part.ids, action.logprobs + part.logprobs, part.finish)
+            action = replace(part, ids=action.ids + part.ids, logprobs=action.logprobs + part.logprobs)
             parts += 1
         return action
 

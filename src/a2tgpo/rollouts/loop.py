@@ -12,7 +12,7 @@ from itertools import islice, takewhile
 from a2tgpo.policies.policy import Policy, evaluation_mode
 from a2tgpo.policies.sharding import scatter
 from a2tgpo.rollouts.episode import Episode, EpisodeFailed, Limits
-from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, Reward
+from a2tgpo.rollouts.protocols import Engine, Environment, Forkable, OwnWeights, Reward
 from a2tgpo.rollouts.start import ForkNoise, SampleNoise, Start
 from a2tgpo.rollouts.tool_health import ToolHealth
 from a2tgpo.rollouts.trajectory import Task, Trajectory
@@ -129,9 +129,12 @@ class Rollout:
         await self._open_all(episodes)
         self._refuse(self._too_long(episodes))
         self.episodes.begin(len(episodes))
-        with evaluation_mode(policy.model):
+        if isinstance(self.engine, OwnWeights):  # the model is left alone: it may be in training meanwhile
             played = await self._play_together(episodes, greedy)
-        scatter(policy.model)  # where the engine gathered it
+        else:
+            with evaluation_mode(policy.model):
+                played = await self._play_together(episodes, greedy)
+            scatter(policy.model)  # where the engine gathered it
         failures = [episode.failure for episode in episodes if episode.failure is not None]
         self._count(failures, len(episodes))
         trajectories = [trajectory for trajectory in played if trajectory is not None]

@@ -114,6 +114,8 @@ class Completion:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: str
+    weights_version: int | None = None
+    """Of the weights that sampled it, as whoever trains them numbers them; None where nobody does."""
 
 
 class Engine(Protocol):
@@ -139,6 +141,18 @@ class Engine(Protocol):
         since ranks do so differently often; when the rollout is over they are scattered again.
         """
         ...
+
+
+@runtime_checkable
+class OwnWeights(Engine, Protocol):
+    """An engine that samples from weights of its own, never through the policy's model: it may play while the policy is
+    trained."""
+
+    max_staleness: int
+    """Iterations by which the weights that sampled a set may lag behind those that train on it; from 1 on, each set is
+    played while the one before is trained on."""
+    version: int | None
+    """Of the policy's present weights: the iterations that made them. Whoever trains says so before `sync`."""
 
 
 @runtime_checkable

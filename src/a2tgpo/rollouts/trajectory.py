@@ -100,6 +100,8 @@ class Turn:
     """What the action did, however it was put; None where the environment does not say."""
     n_new_pieces: int = 0
     """Texts and passages in the tool result that no earlier one of the episode had."""
+    weights_version: int | None = None
+    """Of the weights that sampled the action: the iterations that made them. None where the engine does not say."""
 
     @property
     def is_process(self) -> bool:

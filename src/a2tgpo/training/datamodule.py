@@ -3,25 +3,29 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.branching import Branching
 from a2tgpo.rollouts.forks import with_values
 from a2tgpo.rollouts.loop import Rollout
-from a2tgpo.rollouts.protocols import Engine, Environment, Metered, Reward
+from a2tgpo.rollouts.protocols import Engine, Environment, Metered, OwnWeights, Reward
 from a2tgpo.rollouts.start import EVALUATION_NOISE, FORK_NOISE, TRAINING_NOISE
 from a2tgpo.rollouts.trajectory import Split, Task, Trajectory
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.system.distributed import rank_and_world_size, shard
-from a2tgpo.system.errors import finite
+from a2tgpo.system.errors import SettingError, finite
 from a2tgpo.system.process import precision_context
 from a2tgpo.system.settings import require_all
 from a2tgpo.tasks.protocols import Tasks
+from a2tgpo.training.ahead import Ahead
+from a2tgpo.training.metrics import staleness_metrics
 from a2tgpo.training.protocols import Learner
-from a2tgpo.training.refill import fill
+from a2tgpo.training.refill import Filled, Prompts, fill
 
 
 class RolloutDataModule(LightningDataModule):
@@ -30,6 +34,7 @@ class RolloutDataModule(LightningDataModule):
     The prompts of an iteration depend on (seed, iteration) alone; ranks share the prompts of each mini-batch. A prompt
     whose outcomes are all equal gives its place to another one, at most `refill_rounds` times; where that is not 0,
     what is equal even then is left out. `shaping` adds to the outcomes of training, `branching` makes trees of groups.
+    Where the engine's weights may be stale, a set is played while the one before is scored and trained on.
     """
 
     def __init__(
@@ -76,6 +81,8 @@ class RolloutDataModule(LightningDataModule):
             episode_timeout,
             max_failed_share,
         )
+        is_ahead = isinstance(engine, OwnWeights) and engine.max_staleness > 0
+        self.ahead = Ahead(self.rollout) if is_ahead else None
         self.tasks, self.shaping, self.branching, self.seed = tasks, shaping, branching, seed
         self.prompts_per_iteration, self.mini_batch_prompts = prompts_per_iteration, mini_batch_prompts
         self.group_size, self.refill_rounds, self.continuations = group_size, refill_rounds, continuations
@@ -89,9 +96,10 @@ class RolloutDataModule(LightningDataModule):
         """Forget earlier rollouts, refuse settings under which training would be wrong.
 
         Raises ValueError where Lightning would train on stale rollouts, where ranks cannot share a mini-batch
-        evenly, where a split has no tasks, or where a question or accepted answer of this run is too long.
+        evenly or would have to agree about a set that is played ahead, where a split has no tasks, or where a question
+        or accepted answer of this run is too long.
         """
-        self._served = (-1, [])
+        self._forget()
         _, n_ranks = rank_and_world_size()
         if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:
             raise ValueError(
@@ -107,8 +115,26 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(
                 f"data.module.mini_batch_prompts={self.mini_batch_prompts}: expected a multiple of the {n_ranks} ranks"
             )
+        if stage != "test" and self.ahead is not None and self.refill_rounds and n_ranks > 1:
+            raise SettingError(
+                f"data.engine.max_staleness={self.rollout.engine.max_staleness}: expected 0 with "
+                f"data.module.refill_rounds={self.refill_rounds} on {n_ranks} ranks, which agree on every round"
+            )
         self.require_questions(*(Split.TEST,) if stage == "test" else (Split.TRAIN, Split.VALIDATION))
         self._require_room((Split.TEST,) if stage == "test" else tuple(Split))
+
+    def teardown(self, stage: str) -> None:
+        """Nothing is played any more."""
+        self._forget()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Nothing is played any more."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._served = (-1, [])
+        if self.ahead is not None:
+            self.ahead.drop()
 
     def require_questions(self, *splits: Split) -> None:
         """Raises ValueError where one of `splits` has fewer questions than there are ranks."""
@@ -155,11 +181,10 @@ class RolloutDataModule(LightningDataModule):
     def make_rollout_set(self, iteration: int) -> list[RolloutBatch]:
         """The mini-batches of a fresh rollout set."""
         learner: Learner = self.trainer.lightning_module
-        n_draws = 1 + self.refill_rounds
         self.rollout.episodes.told = learner.phases.step
         self._take_usage()  # that of a validation
         with learner.phases("rollout"), self.precision():
-            filled = fill(range(iteration * n_draws, (iteration + 1) * n_draws), self._own_prompts, self._play_draw)
+            filled = self._played(iteration)
         usage = self._take_usage()
         trained = filled.telling if self.refill_rounds else list(filled.groups)
         kept = trained or list(filled.groups)  # a rank with nothing to train on scores something nevertheless
@@ -168,11 +193,44 @@ class RolloutDataModule(LightningDataModule):
         steps = self.mini_batches([trajectory.group for trajectory in trajectories] if trained else [])
         with self.precision():
             batch = learner.prepare(trajectories, [rows or [0] for rows in steps], n_failed)
-        learner.metrics |= usage
+        learner.metrics |= usage | staleness_metrics(trajectories, iteration)
+        if self.ahead is not None:
+            learner.metrics["seconds/rollout_ahead"] = self.ahead.seconds
         if self.refill_rounds:
             learner.metrics["train/groups_played"] = filled.n_played / len(filled.groups)
             learner.metrics["train/groups_left_out"] = 1 - len(trained) / len(filled.groups)
         return [batch.rows(rows) if rows else batch.stand_in() for rows in steps]
+
+    def _played(self, iteration: int) -> Filled:
+        """This rank's groups of a set. Where sets are played ahead, that of the next iteration is begun."""
+        learner: Learner = self.trainer.lightning_module
+        engine, policy = self.rollout.engine, learner.policy
+        if isinstance(engine, OwnWeights):
+            engine.version = iteration
+        if self.ahead is None:
+            return self._play_set(self.rollout, policy, self._draws(iteration))
+        filled = self.ahead.take(iteration, learner.phases.step)
+        if filled is None:
+            filled = self._play_set(self.rollout, policy, self._draws(iteration))
+        if not self._is_last(iteration):
+            engine.sync(policy)  # nobody samples now, on any rank
+            self.ahead.begin(iteration + 1, policy, partial(self._play_set, draws=self._draws(iteration + 1)))
+        return filled
+
+    def _is_last(self, iteration: int) -> bool:
+        epochs = self.trainer.max_epochs
+        return epochs is not None and 0 <= epochs <= iteration + 1
+
+    def _draws(self, iteration: int) -> dict[int, Prompts]:
+        """This rank's prompts of a set, and those that may take their places, by the number of the draw."""
+        n_draws = 1 + self.refill_rounds
+        return {draw: self._own_prompts(draw) for draw in range(iteration * n_draws, (iteration + 1) * n_draws)}
+
+    def _play_set(self, rollout: Rollout, policy: Policy, draws: Mapping[int, Prompts]) -> Filled:
+        def play(prompts: Prompts, draw: int) -> list[Trajectory]:
+            return self.play(rollout, policy, prompts, (self.seed, TRAINING_NOISE, draw))
+
+        return fill(draws, draws.__getitem__, play)
 
     def _take_usage(self) -> Mapping[str, float]:
         engine = self.rollout.engine
@@ -181,9 +239,6 @@ class RolloutDataModule(LightningDataModule):
     def _own_prompts(self, draw: int) -> list[tuple[int, Task]]:
         return shard(list(enumerate(self.draw_tasks(draw))), self.mini_batch_prompts)
 
-    def _play_draw(self, prompts: Sequence[tuple[int, Task]], draw: int) -> list[Trajectory]:
-        return self.play(prompts, (self.seed, TRAINING_NOISE, draw))
-
     def shaped(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory]:
         """The trajectories with what training adds to their outcomes."""
         if self.shaping is None:
@@ -191,17 +246,16 @@ class RolloutDataModule(LightningDataModule):
         added = zip(trajectories, self.shaping(trajectories), strict=True)
         return [replace(t, outcome=t.outcome + finite("data.shaping", extra)) for t, extra in added]
 
-    def play(self, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]) -> list[Trajectory]:
+    def play(self, rollout: Rollout, policy: Policy, prompts: Prompts, key: tuple[int, ...]) -> list[Trajectory]:
         """The episodes of these prompts that did not fail, with the values of their states where forks are asked for;
         `key` keys the sampling noise."""
-        learner: Learner = self.trainer.lightning_module
         if self.branching is not None:
-            played = self.branching(self.rollout, learner.policy, prompts, self.group_size, key)
+            played = self.branching(rollout, policy, prompts, self.group_size, key)
         else:
-            played = self.rollout.run(learner.policy, prompts, self.group_size, key, greedy=False)
+            played = rollout.run(policy, prompts, self.group_size, key, greedy=False)
         if not self.continuations:
             return played
-        return with_values(self.rollout, learner.policy, played, self.continuations, (self.seed, FORK_NOISE, *key))
+        return with_values(rollout, policy, played, self.continuations, (self.seed, FORK_NOISE, *key))
 
     def precision(self) -> AbstractContextManager:
         """The precision of the training step, for sampling and scoring too: the first ratio after them must be 1.
@@ -253,8 +307,11 @@ class RolloutDataModule(LightningDataModule):
         return range(min(self.eval_tasks[split], len(self.tasks.split(split))))
 
     def rollout_greedy(self, prompts: Sequence[tuple[int, Task]]) -> list[Trajectory]:
-        """One greedy episode a prompt."""
+        """One greedy episode a prompt, by the newest weights: a set that is under way is waited for."""
         learner: Learner = self.trainer.lightning_module
+        if self.ahead is not None:
+            with learner.phases("rollout"):
+                self.ahead.wait(learner.phases.step)
         self.rollout.episodes.told = learner.phases.step
         with learner.phases("validation"), self.precision():
             return self.rollout.run(learner.policy, prompts, 1, (self.seed, EVALUATION_NOISE), greedy=True)

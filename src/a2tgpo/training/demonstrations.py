@@ -10,14 +10,15 @@ from a2tgpo.environments.dialects.examples import Example
 from a2tgpo.environments.protocols import Action
 from a2tgpo.environments.recorded import RecordedTools
 from a2tgpo.environments.tool_use import ToolUse
+from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.demonstrated import DemonstratedEngine
+from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Environment
 from a2tgpo.rollouts.trajectory import Split, StopReason, Task, Trajectory
 from a2tgpo.system.errors import SettingError
 from a2tgpo.tasks.demonstrations import from_reference_calls, read_conversations
 from a2tgpo.tasks.protocols import Tasks
 from a2tgpo.training.datamodule import RolloutDataModule
-from a2tgpo.training.protocols import Learner
 
 WHAT_STOPS_IT = {
     StopReason.MAX_TOKENS: "data.module.max_action_tokens, data.module.max_response_tokens",
@@ -53,6 +54,7 @@ class DemonstrationDataModule(RolloutDataModule):
         self._read = {example.key: example for example in read}
         one_each = {"group_size": 1, "refill_rounds": 0, "shaping": None, "branching": None, "continuations": 0}
         super().__init__(tasks=tasks, **(rollouts | one_each))
+        self.ahead = None  # nobody samples
         if read:
             self.tasks = WithDemonstrations(tasks, [self._task(example) for example in read])
 
@@ -65,14 +67,15 @@ class DemonstrationDataModule(RolloutDataModule):
     def _require_room(self, splits: Sequence[Split]) -> None:
         super()._require_room([split for split in splits if split is not Split.TEST])  # a warm-up tests nothing
 
-    def play(self, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]) -> list[Trajectory]:
+    def play(
+        self, rollout: Rollout, policy: Policy, prompts: Sequence[tuple[int, Task]], key: tuple[int, ...]
+    ) -> list[Trajectory]:
         """The demonstrations of these tasks that come to their end. Those that do not count as failed episodes: raises
         SettingError where they are more than `max_failed_share`."""
-        learner: Learner = self.trainer.lightning_module
         actions = {group: self._actions(task) for group, task in prompts}
         engine = DemonstratedEngine(lambda key: actions[key[-2]])
-        player = replace(self.rollout, engine=engine, environment=self._environment)
-        played = player.run(learner.policy, prompts, self.group_size, key, greedy=False)
+        player = replace(rollout, engine=engine, environment=self._environment)
+        played = player.run(policy, prompts, self.group_size, key, greedy=False)
         if unfinished := [trajectory for trajectory in played if trajectory.stop is not StopReason.ANSWERED]:
             last = unfinished[-1]
             told = (

@@ -135,6 +135,18 @@ def policy_metrics(batch: RolloutBatch, entropy: Float[Tensor, "B L"], has_refer
     return metrics
 
 
+def staleness_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[str, float]:
+    """By how many iterations the weights that sampled actions lag behind those of `iteration`: the mean, the largest.
+
+    Empty where the engine does not number its weights.
+    """
+    versions = [turn.weights_version for trajectory in trajectories for turn in trajectory.turns]
+    lags = [iteration - version for version in versions if version is not None]
+    if not lags:
+        return {}
+    return {"policy/rollout_staleness_mean": sum(lags) / len(lags), "policy/rollout_staleness_max": float(max(lags))}
+
+
 def dropped_aliases(trajectories: Sequence[Trajectory], answers: Callable[[Task], Sequence[str]]) -> float:
     """Mean number of accepted answers of a trajectory's task that are not among the scored `answers`."""
     return sum(len(t.task.answers) - len(answers(t.task)) for t in trajectories) / len(trajectories)

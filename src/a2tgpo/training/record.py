@@ -8,9 +8,9 @@ from a2tgpo.rollouts.transcripts import record
 from a2tgpo.scoring.batch import RolloutBatch
 from a2tgpo.training.after_update import AfterUpdate
 
-VERSION = 3
-"""Of the lines. 2 has nothing of what other credits and the policy after the update need; 1 has no version and no
-`turn_credit` either."""
+VERSION = 4
+"""Of the lines. 3 does not say which weights sampled; 2 has nothing of what other credits and the policy after the
+update need either; 1 has no version and no `turn_credit`."""
 CREDIT = ("gain", "normalized_gain", "advantage", "turn_credit", "clip_low", "clip_high")
 """What each turn was given."""
 STATES = ("state_ids", "did_ids", "n_new_pieces")
@@ -30,6 +30,7 @@ def credit_record(trajectory: Trajectory, batch: RolloutBatch, row: int) -> dict
         "belief": credit.belief[row, : len(trajectory.context_lengths)].tolist(),
         **{name: values[row, :turns].tolist() for name, values in zip(STATES, states, strict=True)},
         "values": list(trajectory.values),
+        "weights_version": [turn.weights_version for turn in trajectory.turns],
     }
 
 

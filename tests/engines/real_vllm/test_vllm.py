@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from hydra.utils import instantiate
+from lightning import Callback
 
 from a2tgpo.engines.huggingface import HuggingFaceEngine
 from a2tgpo.engines.weight_sync.ipc import update_info
@@ -98,7 +99,7 @@ def test_served_logprobs_follow_each_update(parts):
 
 
 def test_stale_rollouts_have_the_log_probs_of_the_weights_before(parts):
-    policy, served, prompts = parts("data.engine.max_staleness=1")
+    policy, served, prompts = parts("data.engine.max_staleness=2")
     policy.model.train()
     served.run(policy, prompts, GROUP, (0,), greedy=False)
     update(policy, seed=1)
@@ -117,6 +118,32 @@ def test_two_iterations_train_on_served_rollouts(composed, vllm):
     start = instantiate(config.model.policy, _convert_="all")
     print(f"gap {learner.metrics['policy/rollout_gap_max']:.1e}, to the start {gap(start, batch):.1e}")
     assert learner.metrics["policy/rollout_gap_max"] < 1e-4 < 1e-2 < gap(start, batch)
+
+
+class Versions(Callback):
+    """Which weights sampled each rollout set, and how far its log-probs are from those that are trained."""
+
+    def __init__(self):
+        self.found, self.gaps, self.began = [], [], time.perf_counter()
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.found.append({turn.weights_version for t in pl_module.trajectories for turn in t.turns})
+        self.gaps.append(pl_module.metrics["policy/rollout_gap_max"])
+        seconds = {name: pl_module.metrics.get(f"seconds/{name}", pl_module.seconds.get(name)) for name in PHASES}
+        print(f"after {time.perf_counter() - self.began:.1f} s: {seconds}")
+
+
+PHASES = ("rollout", "rollout_ahead", "scoring", "update")
+
+
+@pytest.mark.parametrize(("max_staleness", "versions"), [(0, [0, 1, 2]), (1, [0, 0, 1])])
+def test_rollouts_an_iteration_ahead_lag_by_one_version(composed, vllm, max_staleness, versions):
+    settings = (*LORA, *SMALL, "data/engine=vllm", f"data.engine.url={vllm.url}", "model.optimizer.lr=1e-2")
+    watch = Versions()
+    fit(composed(*settings, f"data.engine.max_staleness={max_staleness}", "trainer.max_epochs=3"), [watch])
+    assert watch.found == [{version} for version in versions]
+    lags = [i - version for i, version in enumerate(versions)]
+    assert all(gap < 1e-4 if lag == 0 else gap > 1e-2 for gap, lag in zip(watch.gaps, lags, strict=True)), watch.gaps
 
 
 # ---- What this server cannot do --------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import base64
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import torch
@@ -32,6 +32,8 @@ class IpcSync:
     vLLM must run with `--weight-transfer-config '{"backend": "ipc"}'`, VLLM_SERVER_DEV_MODE=1 and
     VLLM_ALLOW_INSECURE_SERIALIZATION=1. One trainer process and one worker of the server.
     """
+
+    keeps: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._policy: Policy | None = None

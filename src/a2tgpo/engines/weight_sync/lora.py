@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from uuid import uuid4
 
 from peft import PeftModel
@@ -22,6 +23,7 @@ class LoraSync:
     """
 
     directory: str
+    keeps: ClassVar[bool] = True
 
     def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
         """Write the adapter. Raises ValueError where the policy has none."""

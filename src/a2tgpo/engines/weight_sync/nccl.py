@@ -3,7 +3,7 @@
 import base64
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import torch
@@ -32,6 +32,8 @@ class NcclSync:
     vLLM must run with `--weight-transfer-config '{"backend": "nccl"}'` and VLLM_SERVER_DEV_MODE=1, on other GPUs than
     the trainer's. A server that was started again is joined again.
     """
+
+    keeps: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._policy: Policy | None = None

@@ -1,6 +1,6 @@
 """How new weights reach a server."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -11,6 +11,9 @@ from a2tgpo.system.http_client import HttpClient
 
 class WeightSync(Protocol):
     """Brings new weights to a server that an engine samples from."""
+
+    keeps: ClassVar[bool]
+    """Are saved weights kept, so that they can be loaded once more when the policy has moved on?"""
 
     def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
         """Write `weights` where the server finds them; `base` names the model that the server was started with."""

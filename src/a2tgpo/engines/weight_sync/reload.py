@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from uuid import uuid4
 
 from torch import Tensor
@@ -21,6 +22,7 @@ class ReloadSync:
     """
 
     directory: str
+    keeps: ClassVar[bool] = True
 
     def save(self, policy: Policy, weights: dict[str, Tensor], base: str) -> Served:
         """Write the model. Raises ValueError where the policy is a model with an adapter."""
