@@ -134,7 +134,7 @@ class Benchmark:
             "tables": self.tables,
             "goals": self.goals,
         }
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=_rounded) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
 
@@ -145,10 +145,6 @@ def device_name(device: torch.device) -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _rounded(value: object) -> object:
-    raise TypeError(f"{value!r} is no plain number or text")
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
