@@ -1,7 +1,7 @@
 """Training on rollouts of a vLLM server, played in time (data.engine.max_staleness=0) and an iteration ahead (1).
 
     scripts/serve_policy.sh src/a2tgpo/policies/tiny --dtype float32 --enforce-eager --max-model-len 512 \\
-        --gpu-memory-utilization 0.2 &
+        --gpu-memory-utilization 0.2 --no-enable-chunked-prefill &
     python benchmarks/ahead.py     # with the project installed: pip install --editable .
 
 Both ways train in turn, `--rounds` times, once for each of `--tools`, the seconds that a tool call takes. Counted are

@@ -79,8 +79,8 @@ class SizingReport(Callback):
         console.print(
             "fits"
             if peak(used) <= USABLE * hardware.memory_gib * GIB
-            else "does not fit: an adapter, trainer=fsdp, 8-bit moments, smaller micro-batches or fewer sessions"
-            + (", activations computed again" if not plan.gradient_checkpointing else "")
+            else "does not fit: an adapter, trainer=fsdp, model/optimizer=adamw_8bit, smaller micro-batches or fewer "
+            "sessions" + (", activations computed again" if not plan.gradient_checkpointing else "")
         )
         table = Table(title=f"one iteration on {hardware.devices} × {hardware.name}, episodes at their limits")
         for column in ("phase", "million tokens", "seconds at least"):
