@@ -206,13 +206,14 @@ def files(composed, policy_dir, tmp_path):
 
 
 @pytest.fixture
-def last_words(policy_dir, tmp_path, files, monkeypatch, capsys):
+def last_words(request, policy_dir, tmp_path, monkeypatch, capsys):
     """`last_words(entry_point, overrides)`: the last line on stderr of a call that must end with exit code 1."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.chdir(tmp_path)
 
     def call(entry_point, overrides):
-        filled = [override.format(**files) for override in overrides]
+        named = any("{" in override for override in overrides)
+        filled = [override.format(**request.getfixturevalue("files") if named else {}) for override in overrides]
         paths = [f"paths.policy_dir={policy_dir}", "hydra/job_logging=none", "hydra/hydra_logging=none"]
         paths += [] if any("log_dir" in override for override in filled) else [f"paths.log_dir={tmp_path}"]
         experiment = [] if any("experiment" in override for override in filled) else ["experiment=a2tgpo"]

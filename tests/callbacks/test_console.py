@@ -90,6 +90,7 @@ for name in EXPERIMENTS:
     if any(word in name for word in ("pretrained", "small", "qwen")):
         needed = ("model.policy.path=my model", *OWN, "trainer=default", "trainer.max_epochs=3", "threads=2")
         SUGGESTED[f"{name}, own"] = ((f"experiment={name}", *needed), 2 if "qwen" in name else 3)
+SLOW = SUGGESTED.keys() - {"a2tgpo", "a2tgpo_small, own", "a2tgpo_qwen2_5_7b"}
 SUGGESTED |= {
     "no experiment named": (("model.optimizer.lr=0.1",), 3),
     "grpo, another task": (("experiment=grpo", "data=calculator", "+model.clipper.note='a b'"), 3),
@@ -105,7 +106,9 @@ SUGGESTED |= {
 }
 
 
-@pytest.mark.parametrize("name", SUGGESTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SUGGESTED]
+)
 def test_every_command_of_the_report_is_short_and_composes(composed, tmp_path, monkeypatch, name):
     overrides, expected = SUGGESTED[name]
     monkeypatch.chdir(tmp_path)

@@ -304,6 +304,7 @@ def peaks(*cases):
     return [int(line) for line in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_tokens():
     whole, chunked, twice = peaks((400, 2**40), (400, 2**24), (800, 2**24))
     assert whole > 4 * 400 * LARGE * 4 / 2**20

@@ -156,6 +156,7 @@ def test_the_next_set_is_asked_for_while_this_one_is_trained_on(server, configur
     assert {draw for draw, _ in server.of("asked")} == set(range(ITERATIONS)) and not playing()
 
 
+@pytest.mark.slow
 def test_without_staleness_a_set_is_asked_for_when_the_one_before_is_trained_on(server, configured):
     watch = Watch(server)
     trainer = fit(configured(0), [watch])
@@ -289,6 +290,7 @@ def test_a_run_that_stops_early_leaves_no_thread(server, configured):
     assert len(watch.versions) == 1 and not playing()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_plays_its_first_set_anew_by_the_newest_weights(composed, server, configured, tmp_path, capsys):
     files = (f"paths.output_dir={tmp_path}/run", "callbacks.rollout_files.every=1")
     accident = "+callbacks.accident._target_=tests.training.test_training.Accident"

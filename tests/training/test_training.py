@@ -113,7 +113,7 @@ def accident(iteration):
     )
 
 
-@pytest.mark.parametrize("experiment", ["a2tgpo", "belief_baseline"])
+@pytest.mark.parametrize("experiment", [pytest.param("a2tgpo", marks=pytest.mark.slow), "belief_baseline"])
 def test_resumed_run_goes_on_bit_for_bit(run, capsys, experiment):
     lively = (f"experiment={experiment}", *LIVELY)
     whole = run("whole", *lively, *accident(9))
