@@ -2,11 +2,11 @@
 
     scripts/serve_policy.sh src/a2tgpo/policies/tiny --dtype float32 --enforce-eager --max-model-len 512 \\
         --gpu-memory-utilization 0.2 --no-enable-chunked-prefill &
-    python benchmarks/ahead.py     # with the project installed: pip install --editable .
+    python -m benchmarks.ahead     # with the project installed: pip install --editable .
 
 Both ways train in turn, `--rounds` times, once for each of `--tools`, the seconds that a tool call takes. Counted are
 whole iterations between the end of the first and the end of the last but one: what is played ahead of them and what is
-played ahead in them is as much.
+played ahead in them is as much. Leaves benchmarks/results/ahead.json.
 """
 
 import argparse
@@ -14,22 +14,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from a2tgpo.rollouts.protocols import Environment, StepResult
 from a2tgpo.rollouts.trajectory import Task
 from a2tgpo.system.process import configure_process
 from a2tgpo.training.ahead import Ahead
 from a2tgpo.training.module import A2TGPOModule
+from benchmarks.__main__ import RESULTS
+from benchmarks.embedded import configuration
+from benchmarks.harness import Benchmark, spread
 
-ROOT = Path(__file__).resolve().parents[1]
 EDGES = 2
 """Iterations that are not counted: the first, whose set nobody could play ahead, and the last, behind which none is."""
 SHOWN = ("rollout", "rollout_ahead", "scoring", "update")
@@ -71,9 +71,9 @@ class Clock(Callback):
         self.seconds.append(pl_module.seconds | ahead)
 
 
-def configuration(url: str, directory: str, max_staleness: int, iterations: int, prompts: int) -> DictConfig:
+def served(url: str, directory: str, max_staleness: int, iterations: int, prompts: int) -> DictConfig:
     """A run of the embedded policy with an adapter, sampled by the server."""
-    overrides = [
+    return configuration(
         "experiment=a2tgpo",
         "model/policy=tiny_lora",
         "model/reference=disabled_adapter",
@@ -84,9 +84,7 @@ def configuration(url: str, directory: str, max_staleness: int, iterations: int,
         f"data.module.prompts_per_iteration={prompts}",
         f"data.module.mini_batch_prompts={prompts // 2}",
         f"trainer.max_epochs={iterations + EDGES}",
-    ]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("train", overrides=overrides)
+    )
 
 
 def train(config: DictConfig, tool: float) -> Clock:
@@ -102,9 +100,21 @@ def train(config: DictConfig, tool: float) -> Clock:
     return clock
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """Median, least and most."""
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+def compare(bench: Benchmark, url: str, tool: float, iterations: int, prompts: int) -> None:
+    """Train both ways in turn; table iterations a second, and what they spent."""
+    clocks: dict[int, list[Clock]] = {0: [], 1: []}
+    for _ in range(bench.rounds):
+        for max_staleness, found in clocks.items():
+            with tempfile.TemporaryDirectory() as directory:
+                found.append(train(served(url, directory, max_staleness, iterations, prompts), tool))
+    rates = {way: [iterations / (clock.ends[-2] - clock.ends[0]) for clock in found] for way, found in clocks.items()}
+    rows = []
+    for way, found in clocks.items():
+        ratios = [mine / in_time for mine, in_time in zip(rates[way], rates[0], strict=True)]
+        counted = [seconds for clock in found for seconds in clock.seconds[1:-1]]
+        parts = {f"{name}, s": median(seconds[name] for seconds in counted) for name in SHOWN}
+        rows.append({"max_staleness": way, **spread("iterations/s", rates[way]), **spread("ratio", ratios), **parts})
+    bench.table(f"A tool call takes {tool:g} s", rows)
 
 
 def main() -> None:
@@ -117,23 +127,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     configure_process(threads=1, keep_memory=True)
-    for name, value in (("project_root", ROOT), ("package_dir", ROOT / "src" / "a2tgpo"), ("run_dir", ".")):
-        OmegaConf.register_new_resolver(name, lambda *_, value=value: str(value))
-    print("| tool call, s | max_staleness | iterations/s, median (least–most) | ratio, by round |", end="")
-    print("".join(f" {name}, s |" for name in SHOWN) + "\n|" + "---|" * (4 + len(SHOWN)))
+    sizes = {"prompts": arguments.prompts, "iterations": arguments.iterations}
+    bench = Benchmark("ahead", torch.device("cpu"), arguments.rounds, sizes)
     for tool in arguments.tools:
-        clocks: dict[int, list[Clock]] = {0: [], 1: []}
-        for _ in range(arguments.rounds):
-            for max_staleness, found in clocks.items():
-                with tempfile.TemporaryDirectory() as directory:
-                    own = (arguments.iterations, arguments.prompts)
-                    found.append(train(configuration(arguments.url, directory, max_staleness, *own), tool))
-        rates = {k: [arguments.iterations / (c.ends[-2] - c.ends[0]) for c in found] for k, found in clocks.items()}
-        for k, found in clocks.items():
-            ratio = spread([mine / other for mine, other in zip(rates[k], rates[0], strict=True)])
-            counted = [seconds for clock in found for seconds in clock.seconds[1:-1]]
-            parts = "".join(f" {median(seconds[name] for seconds in counted):.2f} |" for name in SHOWN)
-            print(f"| {tool:g} | {k} | {spread(rates[k], 3)} | {ratio} |{parts}", flush=True)
+        compare(bench, arguments.url, tool, arguments.iterations, arguments.prompts)
+    print(bench.write(RESULTS))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.trajectory import Trajectory
@@ -16,12 +16,17 @@ from a2tgpo.training.module import A2TGPOModule
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load() -> tuple[RolloutDataModule, A2TGPOModule]:
-    """Data module and learner of `experiment=a2tgpo`, without a reference."""
+def configuration(*overrides: str) -> DictConfig:
+    """What `src/train.py` would be told, but for its run directory."""
     for name, value in (("project_root", str(ROOT)), ("package_dir", str(ROOT / "src" / "a2tgpo")), ("run_dir", ".")):
         OmegaConf.register_new_resolver(name, lambda *_, value=value: value, replace=True)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", overrides=["experiment=a2tgpo", "model/reference=none"])
+        return compose("train", overrides=list(overrides))
+
+
+def load() -> tuple[RolloutDataModule, A2TGPOModule]:
+    """Data module and learner of `experiment=a2tgpo`, without a reference."""
+    config = configuration("experiment=a2tgpo", "model/reference=none")
     return (
         instantiate(config.data.module, _convert_="all"),
         instantiate(config.model.module, _convert_="all"),

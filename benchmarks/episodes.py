@@ -8,7 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from a2tgpo.engines.huggingface import HuggingFaceEngine, Session
+from a2tgpo.engines.huggingface import HuggingFaceEngine
+from a2tgpo.engines.sessions import Session
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.loop import Rollout
 from a2tgpo.rollouts.protocols import Completion, Engine, Sampling, StepResult

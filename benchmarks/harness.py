@@ -82,7 +82,7 @@ class Benchmark:
         for name, spent in seconds.items():
             ratios = [own / other for own, other in zip(spent, first, strict=True)]
             further = (facts or {}).get(name, {})
-            rows.append({"way": name, **_spread("seconds", spent), **_spread("ratio", ratios), **further})
+            rows.append({"way": name, **spread("seconds", spent), **spread("ratio", ratios), **further})
         self.table(title, rows)
         return {row["way"]: row["ratio"] for row in rows}
 
@@ -147,7 +147,8 @@ def device_name(device: torch.device) -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most: cells of one column."""
     return {name: median(values), f"{name}_least": min(values), f"{name}_most": max(values)}
 
 

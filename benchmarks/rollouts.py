@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from a2tgpo.engines import huggingface
-from a2tgpo.engines.huggingface import Prompt, Session
+from a2tgpo.engines.sessions import Prompt, Session
 from a2tgpo.policies.policy import Policy
 from a2tgpo.rollouts.protocols import Completion, Engine, Sampling
 from a2tgpo.rollouts.trajectory import Trajectory

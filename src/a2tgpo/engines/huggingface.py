@@ -4,17 +4,14 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from a2tgpo.engines.key_value_rows import KeyValueRows
 from a2tgpo.engines.memory_rows import MemoryRows
-from a2tgpo.engines.row_cache import LayerStates
 from a2tgpo.engines.sampling import StopStringMatcher, draw, keyed_uniforms
-from a2tgpo.policies.memory import Memory
+from a2tgpo.engines.sessions import Prompt, Row, Session, States, Usage
 from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.sharding import gather
 from a2tgpo.rollouts.protocols import Completion, Sampling
@@ -26,60 +23,7 @@ PREFILL_POSITIONS = 16384
 """Positions of prompts or tool results that are read at once, at most; a longer one is read alone."""
 
 Batch = KeyValueRows | MemoryRows
-States = list[LayerStates] | Memory
 T = TypeVar("T")
-
-
-@dataclass(eq=False)
-class Prompt:
-    """A prompt but for its last token, read once for all sessions of its group."""
-
-    ids: tuple[int, ...]
-    to_begin: int
-    """Sessions that will still need its states."""
-    states: States | None = None
-
-
-@dataclass(eq=False)
-class Session:
-    """One episode as the engine sees it: what the model keeps of it, and which tokens still have to be read."""
-
-    prompt: Prompt
-    pending: list[int]
-    begun: bool = False
-    states: States | None = None
-    """None before it has begun, and while an action is being sampled."""
-    cached: int = 0
-    """Number of tokens in `states`."""
-
-
-@dataclass
-class Row:
-    """A session while an action is being sampled for it."""
-
-    session: Session
-    sampling: Sampling
-    uniforms: np.ndarray
-    done: asyncio.Future
-    joined: bool = False
-    """Is it in the batch?"""
-    length: int = 0
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish: str | None = None
-
-
-@dataclass
-class Usage:
-    """How well the machine was used."""
-
-    places: int = 0
-    """Rows that its steps could have had: of the sessions that were open when the batch was made as many as are sampled
-    side by side."""
-    taken: int = 0
-    """Rows that they had, less finished ones."""
-    idle: float = 0.0
-    """Seconds in which it waited for tools."""
 
 
 class HuggingFaceEngine:
