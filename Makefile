@@ -95,7 +95,7 @@ lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(READY) ## Time ours and the usual ways in turn on a CPU core (twenty minutes; ARGS="scoring credit" for some)
+bench: $(READY) ## Time ours and the usual ways in turn on a CPU core (a quarter of an hour; ARGS="scoring credit" for some)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-gpu: $(READY) ## The same at the sizes of a GPU, in bf16
