@@ -1,0 +1,55 @@
+"""Trains twice, on the CPU and on the other device, and prints what came of it, as JSON: `… [override …]`."""
+
+import json
+import sys
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from benchmarks.embedded import configuration
+from tests.helpers import other_device
+from tests.helpers.tiny_runs import fit
+
+
+class Places(Callback):
+    """Where a run's weights and gradients were while it trained, and its metrics."""
+
+    def __init__(self) -> None:
+        self.devices: set[str] = set()
+        self.metrics: list[dict[str, float]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Count a step."""
+        weights = list(pl_module.parameters())
+        self.devices |= {str(w.device) for w in weights} | {str(w.grad.device) for w in weights if w.grad is not None}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an iteration."""
+        told = {name: float(value) for name, value in pl_module.metrics.items() if not name.startswith("seconds/")}
+        self.metrics.append(told)
+
+
+def train(overrides: list[str], **where: object) -> tuple[Places, dict[str, torch.Tensor]]:
+    """What was seen of a run, and its weights."""
+    torch.manual_seed(0)  # of an adapter
+    places = Places()
+    trainer = fit(configuration(*overrides), [places], limit_val_batches=1.0, default_root_dir=None, **where)
+    weights = trainer.lightning_module.state_dict()
+    return places, {name: weight.cpu() for name, weight in weights.items()}
+
+
+def main() -> None:
+    """Train here, then there."""
+    torch.set_num_threads(1)
+    other_device.register()
+    here, weights = train(sys.argv[1:], accelerator="cpu")
+    strategy = SingleDeviceStrategy(other_device.device())
+    there, others = train(sys.argv[1:], accelerator=other_device.OtherAccelerator(), strategy=strategy)
+    gap = max(float((weight - others[name]).abs().max()) for name, weight in weights.items())
+    print(json.dumps({"devices": sorted(there.devices), "gap": gap, "here": here.metrics, "there": there.metrics}))
+
+
+if __name__ == "__main__":
+    main()
