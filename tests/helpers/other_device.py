@@ -19,6 +19,10 @@ PLACES_MAY_BE_ON_THE_CPU = (aten.index.Tensor, aten.index_put_.default, aten._in
 """As a GPU allows it for what is indexed by."""
 BELOW_PYTHON = ("copy_", "_to_copy", "index.Tensor", "index_put_", "_index_put_impl_", "slice.Tensor", "select.int")
 """What torch calls where it does not look for `__torch_dispatch__`: by `torch.tensor`, and for a list as an index."""
+IN_LOW_PRECISION = ("addmm", "baddbmm", "bmm", "conv1d", "linear", "matmul", "mm", "scaled_dot_product_attention")
+IN_FLOAT32 = ("cumsum", "exp", "layer_norm", "log", "log_softmax", "logsumexp", "pow", "prod", "reciprocal", "rsqrt")
+IN_FLOAT32 += ("softmax", "softplus", "sum")
+"""What autocast casts on a GPU; the CPU's leaves what is in float32 here as it is."""
 KEPT: list[torch.library.Library] = []
 
 
@@ -79,6 +83,19 @@ def _on_cpu(value: Any) -> Any:
     return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
+def cast(op: Any, dtype: torch.dtype | None, *args: Any, **kwargs: Any) -> Any:
+    """Call `op` under autocast: with its operands in `dtype`, None for the lower precision."""
+    dtype = dtype or torch.get_autocast_dtype(NAME)
+
+    def as_asked(value: Any) -> Any:
+        is_cast = isinstance(value, Elsewhere) and value.dtype in (torch.float32, torch.bfloat16)
+        return value.to(dtype) if is_cast else value
+
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+        args, kwargs = pytree.tree_map(as_asked, (args, kwargs))
+        return op(*args, **kwargs)
+
+
 class _Backend(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -87,12 +104,18 @@ class _Backend(_DummyBackendModule):
 def register() -> None:
     """Let torch know the device, for the rest of the process."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
-    everything, some = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
-    everything.fallback(compute, "PrivateUse1")
+    every, some = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    every.fallback(compute, "PrivateUse1")
     for name in BELOW_PYTHON:
         packet, _, overload = name.partition(".")
         some.impl(name, partial(compute, getattr(getattr(aten, packet), overload or "default")), "PrivateUse1")
-    KEPT.extend([everything, some])
+    every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    for name in (*IN_LOW_PRECISION, *IN_FLOAT32):
+        packet, dtype = getattr(aten, name), torch.float32 if name in IN_FLOAT32 else None
+        for overload in (overload for overload in packet.overloads() if "out" not in overload):
+            known_as = f"{name}.{overload}".removesuffix(".default")
+            some.impl(known_as, partial(cast, getattr(packet, overload), dtype), "AutocastPrivateUse1")
+    KEPT.extend([every, some])
     torch.__future__.set_swap_module_params_on_conversion(True)  # tied weights stay tied, as on a GPU
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from benchmarks.embedded import configuration
@@ -45,8 +46,10 @@ def main() -> None:
     torch.set_num_threads(1)
     other_device.register()
     here, weights = train(sys.argv[1:], accelerator="cpu")
-    strategy = SingleDeviceStrategy(other_device.device())
-    there, others = train(sys.argv[1:], accelerator=other_device.OtherAccelerator(), strategy=strategy)
+    where = {"accelerator": other_device.OtherAccelerator(), "strategy": SingleDeviceStrategy(other_device.device())}
+    if configuration(*sys.argv[1:]).trainer.precision == "bf16-mixed":  # Lightning itself would take CUDA's autocast
+        where |= {"precision": None, "plugins": MixedPrecision("bf16-mixed", other_device.NAME)}
+    there, others = train(sys.argv[1:], **where)
     gap = max(float((weight - others[name]).abs().max()) for name, weight in weights.items())
     print(json.dumps({"devices": sorted(there.devices), "gap": gap, "here": here.metrics, "there": there.metrics}))
 

@@ -61,6 +61,18 @@ def test_a_run_elsewhere_is_the_run_on_the_cpu(tmp_path, case):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["reference", "adapter"])
+def test_under_the_autocast_of_a_gpu_the_first_ratio_is_one(case):
+    overrides = (*CASES[case], *SETTINGS, "trainer.precision=bf16-mixed")
+    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", *overrides))
+    assert seen["devices"] == ["other:0"] and seen["gap"] < 1e-4
+    for here, there in zip(seen["here"], seen["there"], strict=True):
+        assert there["update/first_step_max_log_ratio"] == here["update/first_step_max_log_ratio"] == 0
+        assert there["update/grad_norm"] == pytest.approx(here["update/grad_norm"], rel=0.05)
+        assert there["policy/rollout_gap_mean"] < 0.01
+
+
 MIXED = """
 import torch
 from tests.helpers import other_device
@@ -69,6 +81,9 @@ here, there = torch.ones(3), torch.ones(3, device="other")
 tied = torch.nn.ModuleList(torch.nn.Linear(3, 3, bias=False) for _ in range(2))
 tied[1].weight = tied[0].weight
 tied.to("other")
+with torch.autocast("other", torch.bfloat16):
+    product = tied[0](there[None])
+    assert product.dtype == torch.bfloat16 and product.softmax(0).dtype == product.sum().dtype == torch.float32
 assert tied[0].weight is tied[1].weight and str(tied[0].weight.device) == "other:0"
 assert (there * 2).sum().item() == 6 and torch.equal(there.cpu(), here) and there[torch.tensor([0])].tolist() == [1]
 refused = 0
