@@ -42,7 +42,7 @@ def output_of(*command):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def output_of(*command):
 def test_a_run_elsewhere_is_the_run_on_the_cpu(tmp_path, case):
     own_memory = folder_of("lfm2", tmp_path) if case == "own memory" else None
     overrides = [*(override.format(lfm2=own_memory) for override in CASES[case]), *SETTINGS]
-    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", *overrides))
+    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", *overrides).splitlines()[-1])
     assert seen["devices"] == ["other:0"] and seen["gap"] < 1e-6
     assert len(seen["here"]) == len(seen["there"]) == 2 and seen["here"][0]["update/grad_norm"] > 0
     for here, there in zip(seen["here"], seen["there"], strict=True):
@@ -65,12 +65,30 @@ def test_a_run_elsewhere_is_the_run_on_the_cpu(tmp_path, case):
 @pytest.mark.parametrize("case", ["reference", "adapter"])
 def test_under_the_autocast_of_a_gpu_the_first_ratio_is_one(case):
     overrides = (*CASES[case], *SETTINGS, "trainer.precision=bf16-mixed")
-    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", *overrides))
+    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", *overrides).splitlines()[-1])
     assert seen["devices"] == ["other:0"] and seen["gap"] < 1e-4
     for here, there in zip(seen["here"], seen["there"], strict=True):
         assert there["update/first_step_max_log_ratio"] == here["update/first_step_max_log_ratio"] == 0
         assert there["update/grad_norm"] == pytest.approx(here["update/grad_norm"], rel=0.05)
         assert there["policy/rollout_gap_mean"] < 0.01
+
+
+@pytest.mark.slow
+def test_the_entry_points_run_elsewhere(tmp_path):
+    def call(script, *overrides, trainer=True):
+        where = ("trainer.accelerator=other",) if trainer else ("device=other",)
+        paths = (f"paths.log_dir={tmp_path}", f"hydra.run.dir={tmp_path}/{script}")
+        return output_of("-m", "tests.helpers.entry_point_elsewhere", f"src/{script}.py", *overrides, *where, *paths)
+
+    few = ("questions=4", "samples=4")
+    call("train", "experiment=a2tgpo", "data.module.test_tasks=4", *SETTINGS)
+    best = f"ckpt_path={tmp_path}/train/checkpoints/best.ckpt"
+    assert json.loads((tmp_path / "train" / "summary.json").read_text())["iterations"] == 2
+    call("warm_up", "trainer.max_epochs=1", "data.module.val_tasks=4", "data.module.test_tasks=4")
+    assert (tmp_path / "warm_up" / "policy" / "model.safetensors").is_file()
+    assert json.loads(call("eval", best, "questions=4", trainer=False))["failed_episodes"] == 0
+    assert "check.json" in call("check", best, *few)
+    assert "credit.json" in call("credit", best, "frozen=null", "continuations=4", "budget=30", *few)
 
 
 MIXED = """
@@ -98,4 +116,4 @@ print(refused)
 
 @pytest.mark.slow
 def test_the_other_device_refuses_what_a_gpu_refuses():
-    assert output_of("-c", MIXED) == "3"
+    assert output_of("-c", MIXED) == "3\n"

@@ -80,11 +80,11 @@ class Check:
         parameters = sum(p.numel() for p in learner.model.parameters())
         trained = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
         yield from checkpointing(learner.model.is_activation_checkpointing, parameters)
-        if learner.device.type == "cpu":
+        if learner.policy.device.type == "cpu":
             yield from one_thread(torch.get_num_threads(), os.cpu_count(), parameters)
         timed = Timed(rollout, len(played), scoring, int(batch.lengths.sum()), update, tokens, measuring)
         whole = self.data.prompts_per_iteration * self.data.group_size
-        yield from cost(timed, whole, self.iterations, parameters, trained, learner.device)
+        yield from cost(timed, whole, self.iterations, parameters, trained, learner.policy.device)
 
     def _beliefs(self, tasks: Sequence[Task], noise: float) -> Iterator[Finding]:
         learner = self.learner
@@ -107,13 +107,13 @@ class Check:
         lengths = batch.lengths.tolist()
         cut = micro_batches(lengths, learner.micro_batch_tokens)
         rows = max(cut, key=lambda rows: token_positions(lengths, [rows])["forwarded"])
-        part = replace(batch, loss_weight=weight).rows(rows).to(learner.device)
+        part = replace(batch, loss_weight=weight).rows(rows).to(learner.policy.device)
         began = time.perf_counter()
         learner.model.train()
         loss, moved = learner.loss(part)
         loss.backward()
-        if learner.device.type == "cuda":
-            torch.cuda.synchronize(learner.device)
+        if learner.policy.device.type == "cuda":
+            torch.cuda.synchronize(learner.policy.device)
         seconds = time.perf_counter() - began
         learner.model.zero_grad(set_to_none=True)
         return moved, seconds, sum(lengths[row] for row in rows)
