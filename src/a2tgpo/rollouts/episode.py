@@ -17,7 +17,8 @@ from a2tgpo.system.daemon_threads import DaemonThreads
 from a2tgpo.system.errors import SettingError, finite
 
 Result = TypeVar("Result")
-_THREADS = DaemonThreads(64, "environment")
+_THREADS = DaemonThreads(256, "environment")
+"""As many as episodes are side by side by default, so that slow calls of all take the time of one."""
 
 
 class EpisodeFailed(Exception):
