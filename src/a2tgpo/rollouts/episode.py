@@ -13,12 +13,11 @@ from a2tgpo.rollouts.protocols import Chat, Completion, Engine, Environment, Sam
 from a2tgpo.rollouts.start import Start
 from a2tgpo.rollouts.thinking import only_quoted, opened_thought, overshoot
 from a2tgpo.rollouts.trajectory import StopReason, Task, Trajectory, Turn
-from a2tgpo.system.daemon_threads import DaemonThreads
+from a2tgpo.system.daemon_threads import SIDE_BY_SIDE, DaemonThreads
 from a2tgpo.system.errors import SettingError, finite
 
 Result = TypeVar("Result")
-_THREADS = DaemonThreads(256, "environment")
-"""As many as episodes are side by side by default, so that slow calls of all take the time of one."""
+_THREADS = DaemonThreads(SIDE_BY_SIDE, "environment")
 
 
 class EpisodeFailed(Exception):

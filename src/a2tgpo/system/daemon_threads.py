@@ -7,6 +7,9 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 Result = TypeVar("Result")
+SIDE_BY_SIDE = 256
+"""Episodes that are played side by side by default. With a thread for each, slow calls of all take the time of one, and
+none waits for a thread while its time runs."""
 
 
 class DaemonThreads:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from a2tgpo.system.daemon_threads import DaemonThreads
+from a2tgpo.system.daemon_threads import SIDE_BY_SIDE, DaemonThreads
 
-_THREADS = DaemonThreads(64, "tool")
+_THREADS = DaemonThreads(SIDE_BY_SIDE, "tool")
 
 
 def call_with_timeout(tool: Callable[..., Any], timeout: float, arguments: Mapping[str, Any]) -> Any:
