@@ -1,7 +1,9 @@
 """The client of all servers: time limits, kinds of failure, kept connections, and how long it goes on trying."""
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -66,6 +68,24 @@ def test_one_request_may_have_less_time(client):
         with pytest.raises(Unavailable, match=r"^no answer within 0\.1 seconds"):
             client(server.url, timeout=20.0).post("", {}, timeout=0.1)
         assert time.monotonic() - start < 5
+
+
+def test_the_time_of_a_request_that_waits_for_others_does_not_run_yet(client):
+    there, gate = threading.Event(), threading.Event()
+
+    def answer(n):
+        there.set()
+        gate.wait(20)
+        return b"{}"
+
+    with Misbehaving(answer) as server, ThreadPoolExecutor(2) as pool:
+        asked = client(server.url, max_connections=1)
+        first = pool.submit(asked.post, "", {}, timeout=30.0)
+        assert there.wait(20)
+        second = pool.submit(asked.post, "", {}, timeout=0.5)
+        time.sleep(1.0)
+        gate.set()
+        assert first.result(20) == second.result(20) == {}
 
 
 @pytest.mark.parametrize("act", [500, 502, 503, 408, 429])

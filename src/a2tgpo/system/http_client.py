@@ -1,6 +1,7 @@
 """A server as its clients see it: JSON over HTTP, limits of time and size, two kinds of failure, a retry budget."""
 
 import random
+import threading
 import time
 from typing import Any
 
@@ -38,8 +39,9 @@ class HttpClient:
     """The server at `url`; a request that takes longer than `timeout` seconds counts as not answered.
 
     `key` is where its settings stand on the command line, such as `data.engine`: errors begin with it. Connections are
-    kept and shared by all threads, at most `max_connections` of them. Of an answer no more than MAX_ANSWER bytes are
-    read. Redirects are not followed. Proxy settings of the machine are not used.
+    kept and shared by all threads, at most `max_connections` of them; the time of a request that waits for one does not
+    run yet. Of an answer no more than MAX_ANSWER bytes are read. Redirects are not followed. Proxy settings of the
+    machine are not used.
     """
 
     def __init__(self, url: str, timeout: float, key: str, max_connections: int) -> None:
@@ -76,8 +78,14 @@ class HttpClient:
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> Any:
         """JSON as plain values, any other text as it is: some answers are a word."""
-        where = f"{path}: " if path else ""
-        exchange = self._threads.submit(lambda: self._exchange(method, path, body, timeout))
+        where, begun = f"{path}: " if path else "", threading.Event()
+
+        def exchanged() -> tuple[int, bytearray, str]:
+            begun.set()
+            return self._exchange(method, path, body, timeout)
+
+        exchange = self._threads.submit(exchanged)
+        begun.wait()  # for others, who have their own time limits
         try:
             status, content, location = exchange.result(timeout)
         except (TimeoutError, httpx2.TimeoutException) as error:
