@@ -9,6 +9,7 @@ from a2tgpo.method.accumulators.discounted import Discounted
 from a2tgpo.method.credits.turn_leave_one_out import TurnLeaveOneOut
 from a2tgpo.method.functional import centre, discounted_sum, turn_groups
 from a2tgpo.method.method import PAPER
+from a2tgpo.method.normalizers.prompt_group import PromptGroup
 from tests.helpers.shipped import settings
 from tests.helpers.two_decisions import EXACT, after_a_good_gain, gradient, independent, play
 
@@ -38,6 +39,11 @@ def test_leave_one_out_per_depth_is_exact(played):
 def test_gains_normalised_in_their_turn_group_say_nothing_of_whether_to_search(played):
     summed = replace(PAPER.credit, accumulator=Discounted(gamma=1.0))
     is_gradient(summed(played.inputs).advantage, played, [0.0, 0.0])
+
+
+def test_gains_normalised_over_the_prompt_push_against_searches_that_gain_less_than_others(played):
+    pooled = replace(PAPER.credit, normalizer=PromptGroup(resolution=0.0), accumulator=Discounted(gamma=1.0))
+    is_gradient(pooled(played.inputs).advantage, played, [0.0, -0.1217])
 
 
 def test_the_root_of_n_pushes_towards_search_where_good_gains_end_it():
