@@ -67,7 +67,7 @@ def files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "lora_on_tied_weights"])
+@pytest.mark.parametrize("kind", ["full", "lora", pytest.param("lora_on_tied_weights", marks=pytest.mark.slow)])
 def test_exported_folder_gives_the_logprobs_of_the_trained_policy(trained, tmp_path, kind):
     directory, batch, expected = trained(kind)
     export(directory / "checkpoints" / "last.ckpt", tmp_path / "out", adapter=False)

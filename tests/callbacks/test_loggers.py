@@ -67,7 +67,7 @@ def test_csv_takes_numbers_and_the_rest_is_left_out(run):
     assert OmegaConf.load(directory / "csv" / "version_0" / "hparams.yaml") == told(directory)
 
 
-@pytest.mark.parametrize("logger", ["logger=many", "logger=[csv,tensorboard]"])
+@pytest.mark.parametrize("logger", [pytest.param("logger=many", marks=pytest.mark.slow), "logger=[csv,tensorboard]"])
 def test_several_loggers_each_get_what_they_can_take(run, logger):
     directory = run(logger)
     scalars, rich = tensorboard_tags(directory / "tensorboard")

@@ -198,7 +198,7 @@ OWN = {
 SHORT = "data.module.max_prompt_tokens=700"
 
 
-@pytest.mark.parametrize("experiment", ["a2tgpo_small", "grpo_pretrained"])
+@pytest.mark.parametrize("experiment", ["a2tgpo_small", pytest.param("grpo_pretrained", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OWN)
 def test_it_can_be_appended_to_a_command_about_one_s_own_model_and_data(composed, tmp_path, experiment, name):
     path = build("qwen3", tmp_path / "model")

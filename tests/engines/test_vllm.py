@@ -273,7 +273,10 @@ GATEWAY = [b"<html>Bad gateway</html>", b'{"choices": [{"token_i', b'{"error": "
 """What stands in a server's place says, with status 200."""
 
 
-@pytest.mark.parametrize("fault", [500, 503, 408, 429, "drop", *GATEWAY])
+LIKE_500 = [pytest.param(status, marks=pytest.mark.slow) for status in (503, 408, 429)]
+
+
+@pytest.mark.parametrize("fault", [500, *LIKE_500, "drop", *GATEWAY])
 def test_a_failed_request_is_sent_again(policy, engine, server, fault):
     expected = greedy_episodes(policy, engine)
     server.faults = [fault] * 3

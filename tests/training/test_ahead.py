@@ -201,6 +201,7 @@ def test_of_weights_that_stay_sets_ahead_are_those_that_are_played_in_time(serve
     assert in_time == ahead and len(ahead) == ITERATIONS
 
 
+@pytest.mark.slow
 def test_the_time_of_a_set_ahead_is_told_apart_and_not_counted_twice(server, configured):
     watch = Watch(server)
     learner = fit(configured(1), [watch]).lightning_module

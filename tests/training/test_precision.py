@@ -18,7 +18,7 @@ POLICIES = {"full": (), "lora": LORA, "lora_on_bf16": (*LORA, "model.policy.dtyp
 @pytest.mark.parametrize(
     ("precision", "policy"),
     [
-        ("32-true", "full"),
+        pytest.param("32-true", "full", marks=pytest.mark.slow),
         pytest.param("bf16-mixed", "full", marks=pytest.mark.slow),
         pytest.param("bf16-mixed", "lora", marks=pytest.mark.slow),
         ("bf16-mixed", "lora_on_bf16"),

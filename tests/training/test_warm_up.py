@@ -57,6 +57,7 @@ def newborn(random_policy, tmp_path):
     return tmp_path / "newborn"
 
 
+@pytest.mark.slow
 def test_a_policy_that_knows_nothing_learns_the_format_and_can_then_be_trained(run, composed, newborn, tmp_path):
     sizes = ("data.module.prompts_per_iteration=64", "data.module.mini_batch_prompts=4", "data.module.val_tasks=16")
     steps = ("trainer.max_epochs=6", "trainer.check_val_every_n_epoch=6", "model.optimizer.lr=0.01")
