@@ -1,6 +1,6 @@
 """Shared fixtures: a small random policy, the composed configuration, a builder of trajectories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ OmegaConf.register_new_resolver("config_hash", config_hash, replace=True)
 
 
 @pytest.fixture
-def composed(tmp_path: Path) -> Callable[..., DictConfig]:
+def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
     """`composed("experiment=a2tgpo", …)`: the training configuration with its run directory under `tmp_path`."""
 
     def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
@@ -37,7 +37,8 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
             del config.hydra
         return config
 
-    return compose_config
+    yield compose_config
+    HydraConfig.instance().cfg = None  # or a later test would ask about this run
 
 
 @pytest.fixture
