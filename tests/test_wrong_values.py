@@ -35,10 +35,12 @@ def compose_with(composed, policy_dir, name):
     if name == "serve":
         return composed("data.retriever.corpus_path=corpus.jsonl", config_name=name)
     paths = [f"paths.policy_dir={policy_dir}"]
-    if name in ("eval", "check", "credit"):
+    if name == "eval":
         return composed(*paths, config_name=name)
-    named = "callbacks.summary.experiment=a2tgpo"  # which is otherwise asked of the configuration composed last
-    return composed(*([] if name == "train" else choose(name)), *paths, named)
+    paths.append("callbacks.summary.experiment=a2tgpo")  # which is otherwise asked of the configuration composed last
+    if name in ("check", "credit"):
+        return composed(*paths, config_name=name)
+    return composed(*([] if name == "train" else choose(name)), *paths)
 
 
 def build(config, key):
