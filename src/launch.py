@@ -5,8 +5,9 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -59,7 +60,14 @@ def require_settings(config: DictConfig, needed: Sequence[str] = (), splits: Seq
     }
     if missing := sorted(OmegaConf.missing_keys(config) | files):
         raise ValueError(f"{missing[0]}: no value; expected {' and '.join(f'{key}=…' for key in missing)}")
+    require_all(_own_values(OmegaConf.to_container(config)))  # first: not who takes a value over is to be named
     require_all(OmegaConf.to_container(config, resolve=True))
+
+
+def _own_values(node: Mapping[str, Any]) -> dict[str, Any]:
+    """`node` without what is taken over from elsewhere."""
+    own = {name: value for name, value in node.items() if not (isinstance(value, str) and "${" in value)}
+    return {name: _own_values(value) if isinstance(value, Mapping) else value for name, value in own.items()}
 
 
 def require_whole_iterations(config: DictConfig) -> None:

@@ -61,6 +61,7 @@ SEARCHING = (
 PATIENT = "data.environment.max_tool_failures=9"
 
 TRAIN = {
+    "value that others take over": (["data.module.max_sessions=0"], "error: data.module.max_sessions=0: expected an "),
     "unknown experiment": (
         ["experiment=nope"],
         "Could not find 'experiment/nope' Available options in 'experiment'",
