@@ -87,6 +87,9 @@ test-traces: .venv-traces/.ready ## Run the tests of other people's trace format
 test-low-bit: .venv-low-bit/.ready ## Run the tests of model/optimizer=adamw_8bit, on one process and in shards
 	.venv-low-bit/bin/python -m pytest tests/training/test_eight_bit_adamw.py -m low_bit $(ARGS)
 
+test-gpu: $(READY) ## Run the tests that need a GPU
+	$(BIN)/python -m pytest tests/training/test_gpu.py -m gpu -n 4 --dist worksteal $(ARGS)
+
 test-browser: $(READY) ## Run the tests of the viewer in a real Chromium (`apt-get install chromium`), through playwright, which it installs
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
 	$(BIN)/python -m pytest tests/viewer -m browser $(ARGS)
@@ -122,4 +125,4 @@ pretrain: $(READY) ## Make the embedded policies again (about half an hour)
 	$(BIN)/python scripts/pretrain.py --preset quick --output src/a2tgpo/policies/tiny $(ARGS)
 	$(BIN)/python scripts/pretrain.py --preset credit --output src/a2tgpo/policies/credit $(ARGS)
 
-.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers test-traces test-low-bit lint bench bench-gpu view credit forks evidence evidence-quick pretrain
+.PHONY: help setup train train-real eval test test-slow test-faults test-vllm test-real test-browser test-loggers test-traces test-low-bit test-gpu lint bench bench-gpu view credit forks evidence evidence-quick pretrain

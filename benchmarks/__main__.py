@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from a2tgpo.system.process import configure_process
 from benchmarks.harness import Benchmark, Disagreement
 
-NAMES = ("floors", "credit", "scoring", "update", "vocabulary", "rollouts", "trl_iteration")
+NAMES = ("floors", "credit", "scoring", "update", "vocabulary", "rollouts", "trl_iteration", "memory")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,6 +48,9 @@ def run(name: str, device: str, rounds: int, results: Path) -> None:
     """One benchmark at the sizes of `device`; its figures go to the screen and to a file of `results`."""
     module, began = import_module(f"benchmarks.{name}"), time.perf_counter()
     sizes = module.SIZES[device]
+    if not sizes:
+        print(f"\n{name}: only on a GPU")
+        return
     print(f"\n# {name}: {module.__doc__.splitlines()[0]}\n")
     kept = {"works": [asdict(work) for work in sizes]}
     bench = Benchmark(name, torch.device(device), rounds, kept)
@@ -55,6 +58,9 @@ def run(name: str, device: str, rounds: int, results: Path) -> None:
         module.measure(bench, sizes)
     except Disagreement as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        bench.note("Interrupted: what was measured until then.")
+        sys.exit(f"interrupted; {bench.write(results)} has what was measured until then")
     print(f"{bench.write(results)}, after {time.perf_counter() - began:.0f} s")
 
 

@@ -36,7 +36,8 @@ HALF = replace(TALKS, groups=1, group_size=4, action=36, result=50)
 SIZES = {
     "cpu": (Work("0.66 M", TALKS, 4096), Work("30 M", HALF, 4096), Work("135 M", replace(HALF, turns=4), 4096)),
     "cuda": tuple(
-        Work(model, replace(TALKS, groups=16, prompt=200, action=400, result=500), 65536) for model in models.NAMES
+        Work(model, replace(TALKS, groups=8, prompt=200, action=96, result=500), 32768)
+        for model in ("0.66 M", "135 M", "0.6 B")
     ),
 }
 

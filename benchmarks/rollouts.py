@@ -48,8 +48,8 @@ SIZES = {
         Work("135 M", LONG_RESULTS, 4, every_way=False, at_least=2.5),
     ),
     "cuda": (
-        Work("30 M", replace(SHORT, groups=128, action=300, result=500), 64, tool_seconds=0.05),
-        Work("135 M", replace(SHORT, groups=128, action=300, result=500), 64, at_least=2.5),
+        Work("30 M", replace(SHORT, groups=96, action=48, result=400), 48, tool_seconds=0.05),
+        Work("135 M", replace(SHORT, groups=96, action=48, result=400), 48, every_way=False, at_least=2.5),
     ),
 }
 

@@ -50,8 +50,8 @@ SIZES = {
         Work("135 M", replace(LONG, group_size=1), 4096),
     ),
     "cuda": (
-        Work("30 M", PAPER_LENGTH, 32768, goal=1.06),
-        Work("135 M", PAPER_LENGTH, 32768, goal=1.06),
+        Work("135 M", replace(PAPER_LENGTH, group_size=7), 32768, goal=1.06),
+        Work("1.7 B", replace(PAPER_LENGTH, group_size=7), 32768, goal=1.06),
     ),
 }
 
@@ -116,7 +116,7 @@ def turn_by_turn(
         own = [n for n, query in enumerate(queries) if query.row == row]
         for n in sorted(own, key=lambda n: -queries[n].context):
             cache.crop(queries[n].context - cache.get_seq_length())  # tokens to be removed, as a negative number
-            block = build_answer_block([queries[n]], [0], 1, queries[n].context)
+            block = build_answer_block([queries[n]], [0], 1, queries[n].context, policy.device)
             found[n] = answer_logprobs(policy, cache, block)
     return found
 
@@ -131,7 +131,7 @@ def tree_mask(
         part, place = batch.rows(rows).to(policy.device), {row: i for i, row in enumerate(rows)}
         asked = [n for n, query in enumerate(queries) if query.row in place]
         here, seen = [queries[n] for n in asked], part.input_ids.shape[1]
-        block = build_answer_block(here, [place[q.row] for q in here], len(rows), seen).to(policy.device)
+        block = build_answer_block(here, [place[q.row] for q in here], len(rows), seen, policy.device)
         causal = torch.ones(seen, seen + block.ids.shape[1], dtype=torch.bool, device=policy.device).tril()
         mask = torch.cat([causal.expand(len(rows), 1, -1, -1), block.mask], dim=2)
         columns = torch.arange(seen, device=policy.device).expand(len(rows), -1)

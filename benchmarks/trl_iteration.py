@@ -35,7 +35,7 @@ WRAPPER, ANSWER = ("= ", ""), " the the the the"
 STEPS = 2
 """Optimizer steps over the rows of an iteration."""
 OPTIMIZER = {"lr": 1e-6, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-TOLERANCE = {"cpu": 1e-4, "cuda": 0.1}
+TOLERANCE = {"cpu": 1e-4, "cuda": 0.3}
 """Of log-probs (nats), and of a gradient relative to its largest entry."""
 
 
@@ -62,8 +62,8 @@ SIZES = {
         Work("135 M", replace(HALF, group_size=2, turns=4), 4096),
     ),
     "cuda": tuple(
-        Work(model, replace(TALKS, groups=8, prompt=200, action=400, result=500), 32768, at_least=1.3)
-        for model in models.NAMES
+        Work(model, replace(TALKS, groups=8, prompt=200, action=64, result=500), 32768, at_least=1.3)
+        for model in ("0.66 M", "30 M", "135 M")
     ),
 }
 

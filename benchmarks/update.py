@@ -34,7 +34,7 @@ class Work:
 
 
 SPREAD = Episodes(groups=16, group_size=4, turns=5, prompt=40, action=160, result=60)
-LARGE = replace(SPREAD, action=1600, result=600)
+LARGE = replace(SPREAD, group_size=1, action=1600, result=600)
 SIZES = {
     "cpu": (Work("0.66 M", None, 4096), Work("0.66 M", SPREAD, 4096)),
     "cuda": (Work("30 M", LARGE, 32768), Work("135 M", LARGE, 32768)),

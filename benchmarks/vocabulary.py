@@ -78,17 +78,24 @@ def _measure(bench: Benchmark, work: Work) -> None:
     batch = collate(random_trajectories(policy, work.episodes), policy.pad_id).to(bench.device)
     meter, actions = Meter(policy), int((batch.turn_ids >= 0).sum())
 
+    def forward(logprobs: Callable[[Policy, Tensor, Tensor], Tensor]) -> Tensor:
+        with bench.precision():
+            return logprobs(policy, batch.input_ids, batch.turn_ids).sum() / actions
+
     def backward(logprobs: Callable[[Policy, Tensor, Tensor], Tensor]) -> Tensor:
         model.zero_grad()
-        with bench.precision():
-            loss = logprobs(policy, batch.input_ids, batch.turn_ids).sum() / actions
-        loss.backward()
+        forward(logprobs).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
-    ways = {OURS: partial(backward, picked_logits), WHOLE: partial(backward, whole_logits)}
+    makes = {OURS: picked_logits, WHOLE: whole_logits}
+    ways = {name: partial(backward, logprobs) for name, logprobs in makes.items()}
     gradients, facts = {}, {}
     for name, way in ways.items():
-        gradients[name], projected = way(), meter.take()["projected"]
+        gradients[name] = way()
+        meter.take()
+        with torch.no_grad():  # chunks are projected again in the backward pass
+            forward(makes[name])
+        projected = meter.take()["projected"]
         facts[name] = {"positions projected": projected, "fp32 logits, MiB": projected * work.ids * 4 // 2**20}
     apart = float((gradients[WHOLE] - gradients[OURS]).abs().max() / gradients[OURS].abs().max())
     bench.agree(f"{work.ids:,} ids: gradient, {WHOLE}", apart, TOLERANCE[bench.device.type])

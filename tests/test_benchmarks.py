@@ -11,7 +11,7 @@ import torch
 from a2tgpo.method.aggregations.token_mean import TokenMean
 from benchmarks import __main__ as command
 from benchmarks import credit, floors, models, rollouts, scoring, update, vocabulary
-from benchmarks.episodes import Episodes
+from benchmarks.episodes import Episodes, rollout
 from benchmarks.harness import Benchmark, Disagreement
 
 TINY = Episodes(groups=2, group_size=2, turns=3, prompt=4, action=6, result=5)
@@ -57,8 +57,8 @@ def test_beliefs_in_other_contexts_are_not_timed(monkeypatch, rival):
 def test_answers_of_a_tree_that_see_too_much_are_not_timed(monkeypatch):
     right = scoring.build_answer_block
 
-    def all_seen(queries, rows, height, seen):
-        block = right(queries, rows, height, seen)
+    def all_seen(queries, rows, height, seen, device):
+        block = right(queries, rows, height, seen, device)
         mask = block.mask.clone()
         mask[..., :seen] = True
         return replace(block, mask=mask)
@@ -139,11 +139,16 @@ def test_figures_say_what_they_were_measured_on(tmp_path):
     assert kept["goals"][0]["met"] in (True, False)
 
 
-@pytest.mark.parametrize("name", command.NAMES)
-def test_the_figures_that_are_kept_are_of_the_present_sizes(name):
-    kept = json.loads((command.RESULTS / f"{name}.json").read_text())
-    works = [asdict(work) for work in import_module(f"benchmarks.{name}").SIZES["cpu"]]
-    assert kept["sizes"]["works"] == json.loads(json.dumps(works))
+@pytest.mark.parametrize("path", sorted(command.RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_the_figures_that_are_kept_are_of_the_present_sizes(path):
+    name, _, device = path.stem.partition(".")
+    works = [asdict(work) for work in import_module(f"benchmarks.{name}").SIZES[device or "cpu"]]
+    assert json.loads(path.read_text())["sizes"]["works"] == json.loads(json.dumps(works))
+
+
+def test_figures_of_every_benchmark_are_kept():
+    kept = {path.name for path in command.RESULTS.iterdir()}
+    assert kept >= {f"{name}.json" for name in command.NAMES if import_module(f"benchmarks.{name}").SIZES["cpu"]}
 
 
 def test_without_a_gpu_its_sizes_are_refused_in_one_line(monkeypatch):
@@ -153,7 +158,12 @@ def test_without_a_gpu_its_sizes_are_refused_in_one_line(monkeypatch):
         command.main()
 
 
-def test_sizes_of_a_gpu_name_models_that_exist():
+def test_sizes_of_a_gpu_are_of_models_that_exist_and_have_room_for_them():
     for name in command.NAMES:
-        works = import_module(f"benchmarks.{name}").SIZES["cuda"]
-        assert all(work.model in models.NAMES for work in works if hasattr(work, "model"))
+        for work in import_module(f"benchmarks.{name}").SIZES["cuda"]:
+            assert getattr(work, "model", models.NAMES[0]) in models.NAMES
+            episodes = getattr(work, "episodes", None)
+            if name != "credit" and episodes:
+                room = rollout(None, episodes)
+                assert room.max_prompt_tokens + room.max_response_tokens <= models.POSITIONS
+            assert 4 * getattr(work, "tokens", 0) < models.POSITIONS

@@ -1,4 +1,4 @@
-"""Trains twice, on the CPU and on the other device, and prints what came of it, as JSON: `… [override …]`."""
+"""Trains twice, on the CPU and elsewhere, and prints what came of it, as JSON: `… other|cuda [override …]`."""
 
 import json
 import sys
@@ -41,15 +41,22 @@ def train(overrides: list[str], **where: object) -> tuple[Places, dict[str, torc
     return places, {name: weight.cpu() for name, weight in weights.items()}
 
 
+def elsewhere(overrides: list[str]) -> dict[str, object]:
+    """What Lightning must be told to train on the stand-in, which torch knows from now on."""
+    other_device.register()
+    where = {"accelerator": other_device.OtherAccelerator(), "strategy": SingleDeviceStrategy(other_device.device())}
+    if configuration(*overrides).trainer.precision == "bf16-mixed":  # Lightning itself would take CUDA's autocast
+        where |= {"precision": None, "plugins": MixedPrecision("bf16-mixed", other_device.NAME)}
+    return where
+
+
 def main() -> None:
     """Train here, then there."""
+    name, *overrides = sys.argv[1:]
     torch.set_num_threads(1)
-    other_device.register()
-    here, weights = train(sys.argv[1:], accelerator="cpu")
-    where = {"accelerator": other_device.OtherAccelerator(), "strategy": SingleDeviceStrategy(other_device.device())}
-    if configuration(*sys.argv[1:]).trainer.precision == "bf16-mixed":  # Lightning itself would take CUDA's autocast
-        where |= {"precision": None, "plugins": MixedPrecision("bf16-mixed", other_device.NAME)}
-    there, others = train(sys.argv[1:], **where)
+    where = elsewhere(overrides) if name == other_device.NAME else {"accelerator": name}
+    here, weights = train(overrides, accelerator="cpu")
+    there, others = train(overrides, **where)
     gap = max(float((weight - others[name]).abs().max()) for name, weight in weights.items())
     print(json.dumps({"devices": sorted(there.devices), "gap": gap, "here": here.metrics, "there": there.metrics}))
 

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import random
 import re
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -314,3 +315,23 @@ def test_a_missing_encoder_and_a_missing_package_are_named(corpus, tmp_path, mon
 def test_what_has_scores_can_be_served(bm25):
     assert isinstance(bm25, PassageRetriever)
     assert not isinstance(BM25Retriever(lambda corpus: TEXTS), PassageRetriever)
+
+
+JAX = """
+import sys
+from pathlib import Path
+(Path(sys.argv[1]) / "jax").mkdir()
+(Path(sys.argv[1]) / "jax" / "__init__.py").write_text("")
+(Path(sys.argv[1]) / "jax" / "lax.py").write_text("raise SystemExit('started')")
+sys.path.insert(0, sys.argv[1])
+if sys.argv[2] == "imported":
+    import jax
+from a2tgpo.retrievers import corpus_bm25
+print("jax" in sys.modules, corpus_bm25.bm25s.selection.JAX_IS_AVAILABLE)
+"""
+
+
+@pytest.mark.parametrize("before", ["imported", "not imported"])
+def test_jax_is_not_started_for_the_best_of_a_few_scores(tmp_path, before):
+    done = subprocess.run([sys.executable, "-c", JAX, tmp_path, before], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{before == 'imported'} False\n"

@@ -1,8 +1,11 @@
 """Threads that are reused, bounded, and replaced where a call never returns."""
 
+import gc
 import subprocess
 import sys
 import threading
+import time
+import weakref
 
 import pytest
 
@@ -16,6 +19,22 @@ def test_results_and_exceptions_come_back():
     assert [f.result(5) for f in (futures[0], futures[1], futures[3])] == [10, 5, 2]
     with pytest.raises(ZeroDivisionError):
         futures[2].result(5)
+
+
+def test_a_thread_keeps_nothing_of_a_call_that_is_over():
+    class Large:
+        """Something to be freed."""
+
+    threads, held = DaemonThreads(1, "t"), Large()
+    seen = weakref.ref(held)
+    threads.submit(lambda held=held: held).result(5)
+    del held
+    for _ in range(500):  # the thread is on its way back
+        gc.collect()
+        if seen() is None:
+            return
+        time.sleep(0.01)
+    pytest.fail("an idle thread keeps the last call")
 
 
 def test_no_more_calls_run_at_once_than_there_are_threads():

@@ -51,7 +51,7 @@ def output_of(*command):
 def test_a_run_elsewhere_is_the_run_on_the_cpu(tmp_path, case):
     own_memory = folder_of("lfm2", tmp_path) if case == "own memory" else None
     overrides = [*(override.format(lfm2=own_memory) for override in CASES[case]), *SETTINGS]
-    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", *overrides).splitlines()[-1])
+    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", "other", *overrides).splitlines()[-1])
     assert seen["devices"] == ["other:0"] and seen["gap"] < 1e-6
     assert len(seen["here"]) == len(seen["there"]) == 2 and seen["here"][0]["update/grad_norm"] > 0
     for here, there in zip(seen["here"], seen["there"], strict=True):
@@ -65,7 +65,7 @@ def test_a_run_elsewhere_is_the_run_on_the_cpu(tmp_path, case):
 @pytest.mark.parametrize("case", ["reference", "adapter"])
 def test_under_the_autocast_of_a_gpu_the_first_ratio_is_one(case):
     overrides = (*CASES[case], *SETTINGS, "trainer.precision=bf16-mixed")
-    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", *overrides).splitlines()[-1])
+    seen = json.loads(output_of("-m", "tests.helpers.trained_elsewhere", "other", *overrides).splitlines()[-1])
     assert seen["devices"] == ["other:0"] and seen["gap"] < 1e-4
     for here, there in zip(seen["here"], seen["there"], strict=True):
         assert there["update/first_step_max_log_ratio"] == here["update/first_step_max_log_ratio"] == 0

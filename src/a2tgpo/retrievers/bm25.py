@@ -5,13 +5,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
-import bm25s
 import numpy as np
-from bm25s.tokenization import Tokenized
 from jaxtyping import Float
 from numpy import ndarray
 
 from a2tgpo.retrievers.protocols import EmptyCorpus
+from a2tgpo.retrievers.without_jax import Tokenized, bm25s
 
 WORD = r"(?u)\b(?:\w\w+|\d)\b"
 """What is indexed and searched for."""

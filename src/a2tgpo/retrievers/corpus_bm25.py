@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import bm25s
-
 from a2tgpo.retrievers.bm25 import WORD, best, tokenize
 from a2tgpo.retrievers.corpus import KEY, Corpus, write_offsets
 from a2tgpo.retrievers.index_cache import cached_index
 from a2tgpo.retrievers.protocols import EmptyCorpus, Passage
+from a2tgpo.retrievers.without_jax import bm25s
 from a2tgpo.system.settings import require_all
 
 

@@ -5,7 +5,7 @@ All answers of all turns go through the model in one block: each costs its own t
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -155,12 +155,10 @@ class AnswerBlock:
     column: Int[Tensor, " P"]
     target: Int[Tensor, " P"]
 
-    def to(self, device: torch.device) -> "AnswerBlock":
-        """A copy on `device`."""
-        return AnswerBlock(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
-
-def build_answer_block(queries: Sequence[AnswerQuery], rows: Sequence[int], height: int, seen: int) -> AnswerBlock:
+def build_answer_block(
+    queries: Sequence[AnswerQuery], rows: Sequence[int], height: int, seen: int, device: torch.device
+) -> AnswerBlock:
     """Place `queries` behind the `height` × `seen` cache of the trajectories; `rows` are their rows in it."""
     end = [0] * height
     starts = []
@@ -168,26 +166,31 @@ def build_answer_block(queries: Sequence[AnswerQuery], rows: Sequence[int], heig
         starts.append(end[row])
         end[row] += query.answer.n_input_tokens
     width = max(end)
-    ids = torch.zeros(height, width, dtype=torch.long)
-    position_ids = torch.zeros(height, width, dtype=torch.long)
-    mask = torch.zeros(height, 1, width, seen + width, dtype=torch.bool)
-    mask[..., 0] = True  # padding must see something, or its softmax is not finite
+    ids, position_ids, context, first = torch.zeros(4, height, width, dtype=torch.long)
     picks: list[tuple[int, int, int, int]] = []
     for n, (query, row, start) in enumerate(zip(queries, rows, starts, strict=True)):
         answer, block = query.answer, slice(start, start + query.answer.n_input_tokens)
         ids[row, block] = torch.tensor(answer.ids[:-1])
         position_ids[row, block] = query.context + torch.arange(answer.n_input_tokens)
-        mask[row, 0, block, : query.context] = True
-        own = torch.ones(answer.n_input_tokens, answer.n_input_tokens, dtype=torch.bool).tril()
-        mask[row, 0, block, seen + start : seen + start + answer.n_input_tokens] = own
+        context[row, block], first[row, block] = query.context, seen + start
         picks += [(n, row, start + j - 1, answer.ids[j]) for j in range(answer.start, len(answer.ids))]
-    return AnswerBlock(ids, position_ids, mask, *(torch.tensor(pick) for pick in zip(*picks, strict=True)))
+    mask = _mask(context.to(device), first.to(device), seen)
+    picked = (torch.tensor(pick, device=device) for pick in zip(*picks, strict=True))
+    return AnswerBlock(ids.to(device), position_ids.to(device), mask, *picked)
+
+
+def _mask(context: Int[Tensor, "B Q"], first: Int[Tensor, "B Q"], seen: int) -> Bool[Tensor, "B 1 Q K"]:
+    """A token sees its `context`, and of the block behind what is `seen` all from the `first` of its answer to itself;
+    padding, whose softmax must be finite, all up to itself. Made where it is used, for the rest of a block is small."""
+    width = context.shape[1]
+    key = torch.arange(seen + width, device=context.device)
+    query = seen + torch.arange(width, device=context.device)[:, None]
+    return ((key < context[..., None]) | (key >= first[..., None]) & (key <= query))[:, None]
 
 
 def answer_logprobs(policy: Policy, cache: Cache, block: AnswerBlock) -> Float[Tensor, " N"]:
     """Mean log-prob of each query's answer tokens, (1/L) Σ_j log π(a_j | context, a_<j), at temperature 1, computed in
     fp32 (eq. 2)."""
-    block = block.to(policy.device)
     cached = torch.arange(cache.get_seq_length(), device=policy.device).expand(len(block.ids), -1)
     key_positions = torch.cat([cached, block.position_ids], dim=1)
     with float32_arithmetic(policy):

@@ -1,7 +1,7 @@
 """Arithmetic in float32, whatever the precision that weights, cached keys and values are kept in."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,13 +22,27 @@ def computes_in_float32(policy: Policy) -> bool:
 
 @contextmanager
 def float32_arithmetic(policy: Policy) -> Iterator[None]:
-    """Inside, `policy` computes in float32; a weight of lower precision is cast where it is used, one at a time.
+    """Inside, `policy` computes in float32; a weight of lower precision is cast where it is used, one at a time. On a
+    GPU, products are in TF32 where `policy` computes in bf16 outside.
 
     But for mixtures of experts, which bring what they read to the precision of their weights.
     """
     eager = torch.compiler.set_stance("force_eager")  # compiled code has its precision built in
-    with eager, torch.autocast(policy.device.type, enabled=False), _InFloat32():
+    products = nullcontext() if computes_in_float32(policy) else tf32()
+    with eager, products, torch.autocast(policy.device.type, enabled=False), _InFloat32():
         yield
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Inside, a GPU multiplies float32 matrices in TF32: seven times as fast, exact for operands that are in bf16, and
+    others are rounded to 11 bits, where bf16 has 8."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 class _InFloat32(TorchFunctionMode):

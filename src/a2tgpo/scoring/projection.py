@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from a2tgpo.policies.policy import Policy
+from a2tgpo.scoring.float32 import tf32
 
 CHUNK_BYTES = 2**28
 """Size of the fp32 logits of a chunk; several copies of them are held at once."""
@@ -150,6 +151,29 @@ def _in_fp32(head: nn.Module) -> Iterator[None]:
 
 
 def _linear(linear: nn.Module, hidden: Tensor) -> Tensor:
-    with torch.autocast(hidden.device.type, enabled=False):
-        bias = None if linear.bias is None else linear.bias.float()
-        return F.linear(hidden.float(), linear.weight.float(), bias)
+    kind = hidden.device.type
+    from_bf16 = torch.is_autocast_enabled(kind) or hidden.dtype == torch.bfloat16
+    product = _Product.apply if from_bf16 else F.linear
+    with torch.autocast(kind, enabled=False):
+        logits = product(hidden.float(), linear.weight.float())
+        return logits if linear.bias is None else logits + linear.bias.float()
+
+
+class _Product(torch.autograd.Function):
+    """hidden · weightᵀ in fp32, where bf16 layers made the hidden states: on a GPU in TF32, backwards too."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        with tf32():
+            return F.linear(hidden, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        hidden, weight = ctx.saved_tensors
+        to_hidden, to_weight = ctx.needs_input_grad
+        with tf32():
+            return (
+                gradient @ weight if to_hidden else None,
+                gradient.flatten(0, -2).T @ hidden.flatten(0, -2) if to_weight else None,
+            )

@@ -126,7 +126,8 @@ def read(
                 asked_rows = sorted({place[query.row] for query in here})
                 cache.batch_select_indices(torch.tensor(asked_rows, device=policy.device))
                 places = [asked_rows.index(place[query.row]) for query in here]
-                block = build_answer_block(here, places, len(asked_rows), cache.get_seq_length())
+                seen = cache.get_seq_length()
+                block = build_answer_block(here, places, len(asked_rows), seen, policy.device)
                 answers[asked] = answer_logprobs(policy, cache, block)[: len(asked)]
                 read_tokens = sum(queries[n].answer.n_input_tokens for n in asked)
                 positions.update(forwarded=block.ids.numel(), useful=read_tokens)

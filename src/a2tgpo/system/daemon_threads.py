@@ -47,12 +47,15 @@ class DaemonThreads:
 
     def _work(self) -> None:
         while True:
-            call, future = self._calls.get()
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = call()
-                except BaseException as error:  # raised again where the result is asked for
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
+            _run(*self._calls.get())  # whoever waits for the next call keeps nothing of the last
             self._idle.release()
+
+
+def _run(call: Callable[[], Result], future: "Future[Result]") -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            result = call()
+        except BaseException as error:  # raised again where the result is asked for
+            future.set_exception(error)
+        else:
+            future.set_result(result)
