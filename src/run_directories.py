@@ -120,11 +120,17 @@ def _within(value: object, folders: Mapping[str, str]) -> object:
 def run_directory(config: DictConfig) -> Iterator[Path]:
     """The directory of this run, which no other process writes to meanwhile; its configuration is kept there.
 
-    Raises ValueError where it holds another run, or another process is writing to it.
+    Raises ValueError where it holds another run, or another process is writing to it, or the checkpoint to go on from
+    is of another.
     """
     directory = Path(config.paths.output_dir)
     path = directory / CONFIG
     if config.ckpt_path is not None:
+        own = Path(config.ckpt_path).resolve().parents[1]
+        if directory.resolve() != own:
+            raise ValueError(
+                f"hydra.run.dir={directory}: a run that goes on stays where it is; expected {own}, or none"
+            )
         check_config(config, path)
     if not first_of_launch():
         yield directory

@@ -90,6 +90,16 @@ def test_a_new_run_does_not_take_the_directory_of_another(composed, started):
     assert started.read_text() == before
 
 
+def test_a_run_goes_on_where_it_is(composed, started, tmp_path):
+    elsewhere = ("experiment=a2tgpo", f"paths.output_dir={tmp_path}/new")
+    with (
+        pytest.raises(ValueError, match=rf"^hydra\.run\.dir={tmp_path}/new: a run that goes on stays where it is; exp"),
+        run_directories.run_directory(composed(*elsewhere, f"ckpt_path={started.parent}/checkpoints/last.ckpt")),
+    ):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
 def test_two_processes_do_not_write_to_one_run_directory(resume, started):
     code = (
         "import sys; from pathlib import Path; from a2tgpo.system.files import held\n"
