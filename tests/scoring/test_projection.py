@@ -16,6 +16,7 @@ from a2tgpo.policies.policy import Policy
 from a2tgpo.policies.pretrained import prepare
 from a2tgpo.policies.reference import disabled_adapter
 from a2tgpo.scoring import projection
+from a2tgpo.scoring.float32 import float32_arithmetic
 from a2tgpo.scoring.projection import predict
 from a2tgpo.scoring.score import token_stats
 from tests.helpers.architectures import SERVED, tiny_model
@@ -217,6 +218,34 @@ def test_scoring_and_update_agree_to_the_bit_and_chunks_move_no_log_prob_in_bflo
         assert (gradient - whole_gradients[name]).norm() <= 1e-2 * whole_gradients[name].norm(), name
 
 
+@pytest.mark.parametrize(
+    ("weights", "autocast"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)]
+)
+def test_a_gpu_would_multiply_in_tf32_where_the_layers_are_in_bf16_alone(monkeypatch, weights, autocast):
+    matmul, linear, seen = torch.backends.cuda.matmul, torch.nn.functional.linear, set()
+
+    def recorded(*operands):
+        seen.add((matmul.fp32_precision, operands[0].dtype))
+        return linear(*operands)
+
+    monkeypatch.setattr(projection.F, "linear", recorded)
+    before, policy = matmul.fp32_precision, Policy(tiny_model("llama", dtype=weights), None)
+    in_bf16 = autocast or weights == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        predict(policy, ROW, COLUMN, TARGET, IDS, use_cache=False)
+        assert ("tf32" if in_bf16 else before, torch.float32) in seen
+        seen.clear()
+        with float32_arithmetic(policy):
+            assert matmul.fp32_precision == ("tf32" if in_bf16 else before)
+    assert matmul.fp32_precision == before
+
+
+def test_the_gradient_of_the_product_with_a_head():
+    hidden, weight = (torch.randn(n, 5, dtype=torch.float64, requires_grad=True) for n in (3, 7))
+    assert torch.autograd.gradcheck(projection._Product.apply, (hidden[None], weight))
+    assert torch.autograd.gradcheck(projection._Product.apply, (hidden, weight.detach()))
+
+
 # ---- Several processes -----------------------------------------------------------------------------------------------
 
 
@@ -270,6 +299,7 @@ from tests.helpers.architectures import tiny_model
 from tests.helpers.peak_memory import peak_mib
 from a2tgpo.policies.policy import Policy
 from a2tgpo.scoring import projection
+from a2tgpo.scoring.float32 import float32_arithmetic
 
 policy = Policy(tiny_model("llama", vocab_size=151_936), None)
 for weight in policy.model.parameters():
