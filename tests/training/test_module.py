@@ -142,9 +142,13 @@ def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner
         assert largest_log_ratio(module, mini_batch, 60) == 0.0
 
 
-def test_in_bfloat16_other_micro_batches_move_the_first_ratio_and_those_of_the_step_do_not(learner, trajectories):
+def test_other_micro_batches_move_the_first_ratio_and_those_of_the_step_do_not(learner, trajectories):
     module = learner("model.module.micro_batch_tokens=60")
-    module.model.to(torch.bfloat16)
+
+    def rounded(_, args, out):  # by the shape of the batch, as bf16 is on some processors
+        out.last_hidden_state = out.last_hidden_state * (1 + len(out.last_hidden_state) / 64)
+
+    module.model.get_decoder().register_forward_hook(rounded)
     batch = weighed(module, module.prepare(trajectories, [], 0))
     assert largest_log_ratio(module, batch, 60) == 0.0
     assert module.loss(batch)[1].max_log_ratio > 1e-3  # all rows in one
