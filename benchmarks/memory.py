@@ -54,7 +54,7 @@ SIZES: dict[str, tuple[Work, ...]] = {
 ADAPTER = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "r": 16, "lora_alpha": 32}
 """That of `model/policy=pretrained_lora`."""
 SAMPLED = 8
-"""Tokens of each episode."""
+"""Tokens that are sampled in each episode."""
 
 
 def measure(bench: Benchmark, works: Sequence[Work]) -> None:

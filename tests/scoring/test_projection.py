@@ -299,7 +299,6 @@ from tests.helpers.architectures import tiny_model
 from tests.helpers.peak_memory import peak_mib
 from a2tgpo.policies.policy import Policy
 from a2tgpo.scoring import projection
-from a2tgpo.scoring.float32 import float32_arithmetic
 
 policy = Policy(tiny_model("llama", vocab_size=151_936), None)
 for weight in policy.model.parameters():

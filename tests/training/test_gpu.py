@@ -13,7 +13,7 @@ from tests.training.test_own_memory import folder_of
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 A_STEP_LATER = 1e-4
-"""Rounding of sums in another order, after two optimizer steps with SGD."""
+"""Rounding of sums in another order, after four optimizer steps with SGD."""
 RUN = ("experiment=a2tgpo", *SETTINGS, "trainer.precision=32-true", f"paths.policy_dir={SHIPPED}")
 ADAPTER = ("model/policy=tiny_lora", "model/reference=disabled_adapter")
 WAYS = {

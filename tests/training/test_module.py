@@ -144,6 +144,7 @@ def test_what_a_step_trains_was_scored_in_the_micro_batches_of_that_step(learner
 
 def test_other_micro_batches_move_the_first_ratio_and_those_of_the_step_do_not(learner, trajectories):
     module = learner("model.module.micro_batch_tokens=60")
+    module.model.to(torch.bfloat16)
 
     def rounded(_, args, out):  # by the shape of the batch, as bf16 is on some processors
         out.last_hidden_state = out.last_hidden_state * (1 + len(out.last_hidden_state) / 64)
